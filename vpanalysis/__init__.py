@@ -1,0 +1,63 @@
+"""vpanalysis: do audio LLMs listen or read?
+
+The public API, imported lazily (PEP 562) so that ``import vpanalysis`` costs milliseconds and loads no torch::
+
+    import vpanalysis as vp
+
+    bench = vp.load_benchmark("mini")
+    run = vp.run(vp.load_model("mini"), bench, "runs/mini")
+    vp.score(run)
+    vp.probe_layers(run, target="truth").plot()
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "load_benchmark": "vpanalysis.benchmark.sources",
+    "Item": "vpanalysis.benchmark.items",
+    "Benchmark": "vpanalysis.benchmark.items",
+    "load_model": "vpanalysis.models.loading",
+    "AudioLLM": "vpanalysis.models.facade",
+    "run": "vpanalysis.runs",
+    "open_run": "vpanalysis.runs",
+    "Run": "vpanalysis.runs",
+    "score": "vpanalysis.scoring",
+    "compare": "vpanalysis.scoring",
+    "probe_layers": "vpanalysis.probes",
+    "VPError": "vpanalysis.errors",
+}
+
+__all__ = [*sorted(_EXPORTS), "__version__"]
+
+if TYPE_CHECKING:
+    from vpanalysis.benchmark.items import Benchmark as Benchmark
+    from vpanalysis.benchmark.items import Item as Item
+    from vpanalysis.benchmark.sources import load_benchmark as load_benchmark
+    from vpanalysis.errors import VPError as VPError
+    from vpanalysis.models.facade import AudioLLM as AudioLLM
+    from vpanalysis.models.loading import load_model as load_model
+    from vpanalysis.probes import probe_layers as probe_layers
+    from vpanalysis.runs import Run as Run
+    from vpanalysis.runs import open_run as open_run
+    from vpanalysis.runs import run as run
+    from vpanalysis.scoring import compare as compare
+    from vpanalysis.scoring import score as score
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'vpanalysis' has no attribute {name!r}")
+    module = importlib.import_module(_EXPORTS[name])
+    # `vpanalysis.run` must stay the verb, never the module of a similar name.
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_EXPORTS))

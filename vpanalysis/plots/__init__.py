@@ -1,0 +1,30 @@
+"""Pictures: one function per picture, Axes in and Axes out.
+
+They read results and draw them; they compute no science and change no global style. Every function takes ``ax=None``
+(a new figure) and ``note=``, a caption under the picture. Whatever shows the bundled organism should carry the note
+that its layer profile was planted.
+
+>>> from vpanalysis import plots                                         # doctest: +SKIP
+>>> ax = plots.layer_curves(truth, "age_prediction", claim_result=claim) # doctest: +SKIP
+>>> ax.figure.savefig("age.pdf")                                         # doctest: +SKIP
+"""
+
+from vpanalysis.plots.gates import gate_table, gate_variation, gate_weights
+from vpanalysis.plots.layers import layer_curves, layer_grid
+from vpanalysis.plots.maps import layer_overview
+from vpanalysis.plots.scores import acc_vs_ala, hearing_bars, overall_table
+from vpanalysis.plots.style import short_task, theme
+
+__all__ = [
+    "acc_vs_ala",
+    "gate_table",
+    "gate_variation",
+    "gate_weights",
+    "hearing_bars",
+    "layer_curves",
+    "layer_grid",
+    "layer_overview",
+    "overall_table",
+    "short_task",
+    "theme",
+]

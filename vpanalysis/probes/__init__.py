@@ -1,0 +1,22 @@
+"""What can be decoded: probes over the recorded states of a Run.
+
+A probe asks one question of one place in the model: *could* a linear reader of these states tell who speaks, or how,
+or what the words claim? It reads a finished Run and never loads a model. Decodable is not used: a probe that
+succeeds says that the information is there, not that the language model behind it listens to it. That distance, the
+utilization gap, is why probe curves are drawn against the model's own accuracy.
+
+Modules: ``targets`` (which items, which label, which reducer), ``splits`` (folds that leak nothing, weights that make
+the words uninformative), ``estimator`` (the linear reader), ``layers`` (:func:`probe_layers`), ``result``
+(:class:`ProbeResult`), ``selection`` (choosing a site on one Run and testing it on another).
+
+>>> import vpanalysis as vp                                              # doctest: +SKIP
+>>> run = vp.open_run("runs/mini-pclm")                                  # doctest: +SKIP
+>>> truth = vp.probe_layers(run, target="truth")                         # doctest: +SKIP
+>>> truth.plot()                                                         # doctest: +SKIP
+"""
+
+from vpanalysis.probes.layers import probe_layers
+from vpanalysis.probes.result import ProbeResult
+from vpanalysis.probes.selection import SiteComparison, compare_sites, select_site
+
+__all__ = ["ProbeResult", "SiteComparison", "compare_sites", "probe_layers", "select_site"]
