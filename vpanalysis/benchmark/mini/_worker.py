@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import array
 import ctypes
-import hashlib
 import json
 import os
 import struct
@@ -63,14 +62,14 @@ class _Engine:
 
         self._callback = kind(collect)  # kept alive for as long as the library may call it
         self._lib.espeak_SetSynthCallback(self._callback)
-        self._known: set[str] = set()
 
-    def variant(self, text: str) -> str:
-        name = "v" + hashlib.sha256(text.encode()).hexdigest()[:16]
-        if name not in self._known:
-            (self._variants / name).write_text(f"language variant\nname {name}\n{text}")
-            self._known.add(name)
-        return name
+    def write_variants(self, bodies: list[str]) -> None:
+        """Put the voices of one request where the library looks for them: v0, v1 ...
+
+        The names are used again and again, because the library lists every file in the folder and gives up at 350.
+        """
+        for number, body in enumerate(bodies):
+            (self._variants / f"v{number}").write_text(f"language variant\nname v{number}\n{body}")
 
     def speak(self, segment: dict[str, Any], voice: str) -> bytes:
         if self._lib.espeak_SetVoiceByName(f"en-us+{voice}".encode()) != 0:
@@ -84,7 +83,7 @@ class _Engine:
         return self._buffer.tobytes()
 
     def render(self, request: dict[str, Any]) -> bytes:
-        voices = [self.variant(s["voice"]) for s in request["segments"]]
+        voices = [f"v{number}" for number in range(len(request["segments"]))]
         self._lib.espeak_ng_SetRandSeed(ctypes.c_long(int(request.get("seed", 1))))
         chunks = [struct.pack("<i", len(voices))]
         for segment, voice in zip(request["segments"], voices, strict=True):
@@ -105,8 +104,7 @@ def main() -> None:
     engine = _Engine()
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        for segment in request["segments"]:  # written before the fork, so that every child finds them
-            engine.variant(segment["voice"])
+        engine.write_variants([segment["voice"] for segment in request["segments"]])
         read_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -70,10 +70,31 @@ class Speaker:
     breath: float
     voicing: float
 
-    def variant(self, *, rougher: float = 0.0, breathier: float = 0.0) -> str:
-        """Return the eSpeak voice-variant file of this speaker, optionally in a rougher or breathier manner."""
+    def variant(
+        self, *, f0: float = 1.0, span: float | None = None, rougher: float = 0.0, breathier: float = 0.0
+    ) -> str:
+        """Return the eSpeak voice-variant file of this speaker in some manner.
+
+        Parameters
+        ----------
+        f0 : float
+            Factor on the fundamental frequency and on its movement.
+        span : float, optional
+            Width of the pitch movement as a share of F0, centred where the speaker's own is.
+        rougher, breathier : float
+            Added creak and aspiration.
+
+        Returns
+        -------
+        str
+            Body of the file.
+        """
+        low, high = self.f0 * f0, (self.f0 + self.f0_span) * f0
+        if span is not None:
+            middle = (low + high) / 2
+            low, high = middle * (1 - span / 2), middle * (1 + span / 2)
         lines = [
-            f"pitch {self.f0:.0f} {self.f0 + self.f0_span:.0f}",
+            f"pitch {low:.0f} {high:.0f}",
             f"flutter {self.flutter:.0f}",
             f"roughness {min(8.0, self.roughness + rougher):.0f}",
             f"voicing {self.voicing:.0f}",
@@ -85,10 +106,6 @@ class Speaker:
         if breath > 0:
             lines.append("breath " + " ".join(f"{breath:.0f}" for _ in range(8)))
         return "\n".join(lines) + "\n"
-
-    def younger_self(self) -> Speaker:
-        """Return the same speaker with all age marks removed (a young adult of the same gender)."""
-        return replace(self, flutter=2, roughness=1, breath=0, voicing=100, age="Young adult")
 
 
 def _speaker(split: str, index: int) -> Speaker:
