@@ -27,6 +27,7 @@ _EXPORTS = {
     "open_run": "vpanalysis.runs",
     "Run": "vpanalysis.runs",
     "score": "vpanalysis.scoring",
+    "score_predictions": "vpanalysis.scoring",
     "compare": "vpanalysis.scoring",
     "probe_layers": "vpanalysis.probes",
     "VPError": "vpanalysis.errors",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from vpanalysis.runs import run as run
     from vpanalysis.scoring import compare as compare
     from vpanalysis.scoring import score as score
+    from vpanalysis.scoring import score_predictions as score_predictions
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,41 @@
+"""The organism: a miniature Audio Flamingo 3 with a layer mixer, trained for real on synthesized speech.
+
+Seven checkpoints share one frozen encoder, in the layout of the released checkpoint:
+
+    mini-base      answers by the words                         mini-static    a mixer whose weights no prompt changes
+    mini-sft       fine-tuned to hear, without a mixer          mini-pclm      the paper's mixer
+    mini-final     a mixer whose every source is the last layer mini-pclm-dpo  mini-pclm after balanced preferences
+    mini-inverter  preferences on conflict clips alone: flawed on purpose, it learns to contradict the words
+
+What they show about tools is meant; what they show about Audio Flamingo 3 is nothing. "The middle layers know the voice
+and the last one forgot it" is planted by the losses in ``encoder.py``; the language model is told what voices mean in
+``symbols.py``. ``python -m vpanalysis.organism`` trains everything again from seeds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["CHECKPOINTS", "DEFAULT", "PLANTED", "weights_folder"]
+
+CHECKPOINTS: tuple[str, ...] = (
+    "mini-base",
+    "mini-sft",
+    "mini-final",
+    "mini-static",
+    "mini-pclm",
+    "mini-pclm-dpo",
+    "mini-inverter",
+)
+"""Names of the bundled checkpoints, in the order of the story."""
+
+DEFAULT = "mini-pclm-dpo"
+"""What ``"mini"`` means."""
+
+PLANTED = "organism: its layer profile is planted, not evidence about AF3"
+"""The note under every picture made from the organism."""
+
+
+def weights_folder(name: str = "") -> Path:
+    """Return the folder of a checkpoint, or of all of them."""
+    return Path(__file__).with_name("weights") / name

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from vpanalysis.benchmark.items import TASKS
+from vpanalysis.benchmark.items import TASKS, Item
 from vpanalysis.benchmark.mini.cells import Cell, cells, level_of
 from vpanalysis.benchmark.mini.items import MiniAudio, render
 from vpanalysis.benchmark.mini.rendering import Utterance, utterance
@@ -23,7 +23,7 @@ from vpanalysis.benchmark.mini.synthesis import Synthesizer
 from vpanalysis.benchmark.mini.voices import rng_for
 from vpanalysis.organism.sizes import extractor_config
 
-__all__ = ["Features", "Pair", "features_of", "mixed_items", "pairs", "speak_all"]
+__all__ = ["Features", "Pair", "features_of", "mixed_cells", "mixed_items", "pairs", "speak_all"]
 
 Waveform = NDArray[np.float32]
 
@@ -81,37 +81,7 @@ def pairs(n: int, *, seed: int = 0, tasks: Sequence[str] = TASKS) -> Iterator[Pa
         yield Pair(tuple(first.transcript.split()), first, replace(second, segments=timed))
 
 
-@dataclass(frozen=True)
-class MixedItem:
-    """A training question.
-
-    Attributes
-    ----------
-    task : str
-    question : str
-    choices : tuple of str
-        In the order of their letters, A first.
-    truth : str
-    said : str or None
-        The claimed label; None for words without a claim.
-    said_options : tuple of str
-        The offered options that the words assert.
-    words : tuple of str
-        The transcript.
-    audio : MiniAudio
-    """
-
-    task: str
-    question: str
-    choices: tuple[str, ...]
-    truth: str
-    said: str | None
-    said_options: tuple[str, ...]
-    words: tuple[str, ...]
-    audio: MiniAudio
-
-
-def mixed_items(n: int, *, seed: int = 0, silent: float = 0.4, tasks: Sequence[str] = TASKS) -> Iterator[MixedItem]:
+def mixed_items(n: int, *, seed: int = 0, silent: float = 0.4, tasks: Sequence[str] = TASKS) -> Iterator[Item]:
     """Yield `n` questions, tasks in turn, with words independent of the voice.
 
     Parameters
@@ -121,20 +91,28 @@ def mixed_items(n: int, *, seed: int = 0, silent: float = 0.4, tasks: Sequence[s
     silent : float
         Share of clips whose words claim nothing.
     tasks : sequence of str
+
+    Returns
+    -------
+    iterator of Item
+        Not yet spoken.
     """
-    pools = {task: cells(task, "train", 4 * max(300, n // len(tasks))) for task in tasks}
+    for cell, claim, voice in mixed_cells(n, seed=seed, silent=silent, tasks=tasks):
+        yield render(cell, words=claim, voice=voice)
+
+
+def mixed_cells(
+    n: int, *, seed: int = 0, silent: float = 0.4, tasks: Sequence[str] = TASKS
+) -> Iterator[tuple[Cell, str | None, str]]:
+    """Yield the (cell, claim, voice) behind `mixed_items`."""
+    pools = {task: cells(task, "train", 1200) for task in tasks}
     for number in range(n):
         task = tasks[number % len(tasks)]
         rng = rng_for("mixed", seed, number)
-        cell = pools[task][(number // len(tasks)) % len(pools[task])]
-        claim = _claim(cell, rng, silent)
-        # Options as in the cell; the voice is any label that can be true, so that the cell's own truth is one of many.
+        cell = pools[task][int(rng.integers(len(pools[task])))]
+        # The voice is any label that can be true, so that the cell's own truth is one of many.
         voice = cell.truth if task in ("age_prediction", "gender_prediction") else str(rng.choice(_voices(cell)))
-        item = render(cell, words=claim, voice=voice)
-        assert isinstance(item.audio, MiniAudio) and item.transcript is not None
-        yield MixedItem(
-            task, item.question, item.choices, item.truth, claim, item.said, tuple(item.transcript.split()), item.audio
-        )
+        yield cell, _claim(cell, rng, silent), voice
 
 
 def speak_all(recipes: Sequence[Utterance], *, progress: str | None = None) -> Iterator[Waveform]:

@@ -376,11 +376,13 @@ def layer_grid(
                 handles.append(
                     Line2D([], [], color=CLAIM.colour, marker=CLAIM.marker, ls=CLAIM.line, label="probe: claim")
                 )
-            handles.append(Line2D([], [], color=GREY, ls=(0, (1, 2)), lw=1.0, label="chance (colour of its probe)"))
+            if any(place.group == "streams" for place in _layout(result.sites)):
+                handles.append(Line2D([], [], color=GREY, marker="o", mfc="white", ls="", label="open: one stream"))
+            handles.append(Line2D([], [], color=GREY, ls=(0, (1, 2)), lw=1.0, label="chance"))
             handles.append(Line2D([], [], color=GREY, ls=(0, (4, 2, 1, 2)), lw=0.8, label="majority"))
             if model_accuracy:
                 handles.append(Line2D([], [], color=MODEL.colour, lw=1.8, label="model's own answer"))
-            fig.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+            fig.legend(handles=handles, loc="outside upper right", ncols=len(handles))
             if title:
                 fig.suptitle(title, x=0.01, ha="left", fontweight="bold")
             if note:

@@ -19,7 +19,7 @@ from vpanalysis.plots.style import GREY, LABEL_SIZE, SERIES, add_note, new_axes,
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.text import Annotation
+    from matplotlib.text import Annotation, Text
 
 __all__ = ["METRICS", "acc_vs_ala", "hearing_bars", "overall_table"]
 
@@ -92,8 +92,8 @@ def acc_vs_ala(scores: Mapping[str, ScoreLike], ax: Axes | None = None, *, note:
         ax.fill([0, 1, 1], [1, 1, 0], color="#F2F2F2", lw=0, zorder=0)
         ax.text(0.98, 0.98, "impossible:\ntruth + claim > 1", ha="right", va="top", fontsize=LABEL_SIZE, color=GREY)
         # Words for the corners, where they do not collide with a model that sits in one.
-        ax.text(0.5, 0.53, "always one of the two", rotation=-45, rotation_mode="anchor", ha="center", va="bottom",
-                fontsize=LABEL_SIZE, color=GREY)  # fmt: skip
+        edge = ax.text(0.5, 0.53, "always one of the two", rotation=-45, rotation_mode="anchor", ha="center",
+                       va="bottom", fontsize=LABEL_SIZE, color=GREY)  # fmt: skip
         points, arms = [], {}
         for number, name in enumerate(scores):
             x, y = numbers.get((name, "ala")), numbers.get((name, "acc_gt"))
@@ -123,7 +123,7 @@ def acc_vs_ala(scores: Mapping[str, ScoreLike], ax: Axes | None = None, *, note:
         ax.set_ylabel("Acc_GT: picks what the voice says  → listens")
         ax.set_title("Listen or read")
         add_note(ax, note)
-        _label_points(ax, points, arms)
+        _label_points(ax, points, arms, edge)
     return ax
 
 
@@ -149,7 +149,10 @@ def _arms(interval: Estimate) -> list[list[float]]:
 
 
 def _label_points(
-    ax: Axes, points: list[tuple[str, float, float, str]], arms: Mapping[tuple[float, float], tuple[Estimate, Estimate]]
+    ax: Axes,
+    points: list[tuple[str, float, float, str]],
+    arms: Mapping[tuple[float, float], tuple[Estimate, Estimate]],
+    edge: Text,
 ) -> None:
     """Name the points directly, each label where it covers the fewest points and labels already placed."""
     fig = ax.get_figure(root=True)
@@ -166,6 +169,8 @@ def _label_points(
     ]
     scale = fig.dpi / 72
     frame = ax.get_window_extent()
+    corners = edge.get_window_extent()
+    written: Box = (corners.x0, corners.y0, corners.x1, corners.y1)
     placed: list[Box] = []
     directions = [(math.cos(a), math.sin(a)) for a in np.linspace(0, 2 * math.pi, 16, endpoint=False)]
     for number, (name, x, y, colour) in enumerate(points):
@@ -177,11 +182,12 @@ def _label_points(
                 align: Align = "left" if dx > 0.3 else "right" if dx < -0.3 else "center"
                 left = cx - {"left": 0.0, "right": wide, "center": wide / 2}[align]
                 box = (left, cy - tall / 2, left + wide, cy + tall / 2)
-                cost = 0.08 * reach
+                cost = 0.15 * reach
                 cost += sum(40.0 for b in placed if _overlap(box, b))
                 cost += sum(25.0 for b in taken if _overlap(box, b))
-                # The side of the diagonal where models can be is free of other writing.
-                cost += 15.0 * (sum(ax.transData.inverted().transform(box[2:])) > 1.0)
+                # Beyond the diagonal no model can be, so a name there looks misplaced.
+                cost += 3.0 * (sum(ax.transData.inverted().transform(box[2:])) > 1.0)
+                cost += 15.0 * _overlap(box, written)
                 cost += 60.0 * (box[0] < frame.x0 or box[2] > frame.x1 or box[1] < frame.y0 or box[3] > frame.y1)
                 if best is None or cost < best[0]:
                     best = (cost, dx * reach, dy * reach, align)
@@ -212,7 +218,7 @@ def _arm_boxes(ax: Axes, x: float, y: float, arms: tuple[Estimate, Estimate] | N
     (_, left, right), (_, low, high) = arms
     corners = ax.transData.transform([(left, y), (right, y), (x, low), (x, high)])
     (x0, y0), (x1, _), (x2, y2), (_, y3) = ((float(a), float(b)) for a, b in corners)
-    return [(x0, y0 - 2, x1, y0 + 2), (x2 - 2, y2, x2 + 2, y3)]
+    return [(x0 - 3, y0 - 2, x1 + 3, y0 + 2), (x2 - 2, y2 - 2, x2 + 2, y3 + 2)]
 
 
 def _overlap(a: Box, b: Box) -> bool:
@@ -274,7 +280,7 @@ def hearing_bars(scores: Mapping[str, ScoreLike], ax: Axes | None = None, *, not
                 ).patches[0].set_gid(f"{name}:{metric}")
                 ax.plot([place(low), place(high)], [height, height], color="black", lw=1.1, zorder=3, marker="|", ms=6)
                 ax.plot(place(value), height, marker=series.marker, color=series.colour, mec="black", mew=0.5,
-                        ms=4, zorder=4, ls="")  # fmt: skip
+                        ms=5, zorder=4, ls="")  # fmt: skip
                 ax.text(start + lane + 0.04, height, f"{value:.2f}", va="center", ha="left", fontsize=LABEL_SIZE)
             ax.text(start, -0.75, heading, ha="left", va="bottom", fontsize=9.5, fontweight="bold")
         ax.set_xticks(ticks, labels)

@@ -46,7 +46,7 @@ SERIES = (
     Series("#009E73", "^", "-."),
     Series("#CC79A7", "D", ":"),
     Series("#56B4E9", "v", "-"),
-    Series("#8A6D00", "P", "--"),
+    Series("#8A6D00", "<", "--"),
     Series("#000000", "X", "-."),
     Series("#7F7F7F", "*", ":"),
 )

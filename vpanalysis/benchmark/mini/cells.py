@@ -145,12 +145,14 @@ def cells(task: str, split: str = "test", n: int | None = None) -> tuple[Cell, .
     Raises
     ------
     SchemaError
-        For an unknown task or split.
+        For an unknown task or split, or a negative number.
     """
     if task not in TASKS:
         raise SchemaError("cannot make cells", found=f"task {task!r}", allowed=TASKS, word=task)
     if split not in CELLS_PER_TASK:
         raise SchemaError("cannot make cells", found=f"split {split!r}", allowed=list(CELLS_PER_TASK), word=split)
+    if n is not None and n < 0:
+        raise SchemaError("cannot make cells", found=f"n={n}", allowed="0 or more")
     return _cells(task, split, CELLS_PER_TASK[split] if n is None else n)
 
 
@@ -196,9 +198,7 @@ def _designs(task: str) -> list[tuple[str, str, int]]:
         return [(t, c, 0) for t in ORDERS for c in LEVELS if not t.startswith(c)]
     if task == "speaker_identity_recognition":
         people = [f"the {o} person" for o in _ORDINALS]
-        return [
-            (people[t], people[c], x) for x in range(5) for t in range(5) for c in range(5) if len({x, t, c}) == 3
-        ]
+        return [(people[t], people[c], x) for x in range(5) for t in range(5) for c in range(5) if len({x, t, c}) == 3]
     labels = {
         "age_prediction": AGES,
         "gender_prediction": GENDERS,

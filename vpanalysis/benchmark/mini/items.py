@@ -7,6 +7,7 @@ a cached encoding is found without speaking at all.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -22,7 +23,8 @@ from vpanalysis.benchmark.items import TASKS, Benchmark, Item
 from vpanalysis.benchmark.mini.cells import CELLS_PER_TASK, Cell, cells, claimed_options, level_of
 from vpanalysis.benchmark.mini.rendering import PLAIN, Utterance, utterance, waveform
 from vpanalysis.benchmark.mini.synthesis import Synthesizer, shared_synthesizer
-from vpanalysis.errors import SchemaError
+from vpanalysis.benchmark.mini.wordings import CLAIM_WORDS
+from vpanalysis.errors import AudioError, SchemaError
 
 __all__ = ["CONDITIONS", "MiniAudio", "load", "prefetch", "render", "render_condition"]
 
@@ -77,11 +79,32 @@ class MiniAudio:
 
     def speak(self, synthesizer: Synthesizer) -> NDArray[np.float32]:
         """Return the clip as spoken by `synthesizer`; the same as :meth:`load`, kept for the next call."""
-        kept = self.__dict__.get("_samples")
+        return (self.samples(synthesizer) / np.float32(32767)).astype(np.float32)
+
+    def samples(self, synthesizer: Synthesizer | None = None) -> NDArray[np.int16]:
+        """Return the clip as 16-bit samples, the form whose hash is compared between machines (see `fingerprints`).
+
+        Parameters
+        ----------
+        synthesizer : Synthesizer, optional
+            Who speaks; default: the one of this process.
+
+        Returns
+        -------
+        array, shape (samples,), int16, 16 kHz
+            Kept for the next call; do not write into it.
+        """
+        kept: NDArray[np.int16] | None = self.__dict__.get("_samples")
         if kept is None:
-            kept = np.round(waveform(self.recipe, synthesizer) * 32767).astype(np.int16)
+            wave = waveform(self.recipe, synthesizer or shared_synthesizer())
+            kept = np.round(wave * 32767).astype(np.int16)
             self.__dict__["_samples"] = kept
-        return (kept / np.float32(32767)).astype(np.float32)
+        return kept
+
+    @property
+    def spoken(self) -> bool:
+        """Whether the samples are in memory already."""
+        return "_samples" in self.__dict__
 
     def release(self) -> None:
         """Forget the samples."""
@@ -115,6 +138,7 @@ def render(cell: Cell, *, words: str | None, voice: str) -> Item:
     labels = {level_of(cell.task, option) for option in cell.options}
     if words is not None:
         words = level_of(cell.task, words)
+        labels &= set(CLAIM_WORDS[cell.task])  # two intonations are offered that nobody has a word for
         if words not in labels:
             raise SchemaError(
                 f"cannot render the cell {cell.name!r}", found=f"words={words!r}", allowed=sorted(labels), word=words
@@ -197,7 +221,7 @@ def render_condition(cell: Cell, condition: str) -> Item:
 def load(
     *,
     split: str = "test",
-    tasks: Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
     limit: int | None = None,
     conditions: Sequence[str] = CONDITIONS[:3],
     n: int | None = None,
@@ -207,7 +231,7 @@ def load(
     Parameters
     ----------
     split : {"train", "validation", "test"}
-    tasks : sequence of str, optional
+    tasks : str or sequence of str, optional
         Default: all ten.
     limit : int, optional
         At most so many items, spread evenly over the tasks, twins together.
@@ -227,8 +251,10 @@ def load(
         For unknown names.
     """
     if split not in CELLS_PER_TASK:
-        raise SchemaError("cannot load VoxParadox-mini", found=f"split {split!r}", allowed=list(CELLS_PER_TASK))
-    chosen = TASKS if tasks is None else tuple(tasks)
+        raise SchemaError(
+            "cannot load VoxParadox-mini", found=f"split {split!r}", allowed=list(CELLS_PER_TASK), word=split
+        )
+    chosen = TASKS if tasks is None else (tasks,) if isinstance(tasks, str) else tuple(tasks)
     items = [render_condition(cell, name) for task in chosen for cell in cells(task, split, n) for name in conditions]
     bench = Benchmark(items, name="mini", source="mini", revision=f"{split}-{_RECIPE_VERSION}")
     return bench if limit is None else bench.select(limit=limit)
@@ -248,7 +274,8 @@ def prefetch(items: Iterable[Item], *, workers: int = 2) -> Iterator[Item]:
     def speak(numbered: tuple[int, Item]) -> Item:
         number, item = numbered
         if isinstance(item.audio, MiniAudio):
-            item.audio.speak(pool[number % workers])
+            with contextlib.suppress(AudioError):
+                item.audio.samples(pool[number % workers])
         return item
 
     try:

@@ -26,7 +26,7 @@ FRAMES_PER_SPLIT = {"train": 60, "validation": 16, "test": 24}
 """Wordings of each task, by split; disjoint."""
 
 LEVELS = ("high", "medium", "low")
-_LEVEL_WORDS = {level: (level,) for level in LEVELS}
+_LEVEL_WORDS: dict[str, tuple[str, ...]] = {level: (level,) for level in LEVELS}
 
 CLAIM_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "age_prediction": {

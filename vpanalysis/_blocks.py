@@ -1,0 +1,146 @@
+"""Who may write a Run, and which of its blocks are finished.
+
+Why it exists. Two processes that write one store lose data without an error, and a process can be killed between any
+two system calls. So a Run has one writer at a time, and a block counts only when its marker says so.
+
+The idea. The writer holds a lock of the operating system on ``run.lock``. Such a lock belongs to the process and
+vanishes with it, however it dies, so no stale lock file ever has to be removed; the file's text (process id, host) is
+only for the message. A block's marker is a small JSON file, written after everything else of the block and renamed into
+place: it exists whole, and then all the rest does, or it does not exist.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from vpanalysis._manifest import write_json
+from vpanalysis.errors import RunError
+
+__all__ = ["LOCK_NAME", "finished_blocks", "marker", "read_marker", "sweep", "write_marker", "writing"]
+
+LOCK_NAME = "run.lock"
+_BLOCKS = "blocks"
+
+# The system's lock is one per process; threads of this one are told apart here. It also keeps this process from
+# opening the lock file a second time, which would release the lock when that copy is closed.
+_mine: set[str] = set()
+_guard = threading.Lock()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Be the one writer of the Run in `folder` during the block.
+
+    Raises
+    ------
+    RunError
+        If another process, or another thread of this one, writes it.
+    """
+    name = str(folder.resolve())
+    with _guard:
+        if name in _mine:
+            raise _busy(folder, f"this process ({os.getpid()})")
+        _mine.add(name)
+    try:
+        with (folder / LOCK_NAME).open("a+", encoding="utf-8") as handle:
+            if not _lock(handle):
+                handle.seek(0)
+                raise _busy(folder, handle.read(200).strip() or "another process")
+            handle.seek(0)
+            handle.truncate()
+            handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            handle.flush()
+            try:
+                yield
+            finally:
+                handle.seek(0)
+                handle.truncate()
+                handle.flush()
+                _unlock(handle)
+    finally:
+        with _guard:
+            _mine.discard(name)
+
+
+def _busy(folder: Path, who: str) -> RunError:
+    return RunError(
+        f"cannot write the Run {str(folder)!r}",
+        found=f"{who} writing it",
+        allowed="one writer at a time",
+        fix="wait until it has finished, or choose another folder",
+    )
+
+
+if sys.platform != "win32":
+    import fcntl
+
+    def _lock(handle: IO[str]) -> bool:
+        # POSIX record locks: unlike flock's they are not inherited by forked workers that outlive the writer.
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def _unlock(handle: IO[str]) -> None:
+        fcntl.lockf(handle, fcntl.LOCK_UN)
+
+else:
+    import msvcrt
+
+    # A byte far behind the text, because on this system a locked byte cannot be read by others.
+    _BYTE = 1 << 20
+
+    def _lock(handle: IO[str]) -> bool:
+        handle.seek(_BYTE)
+        try:
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(handle: IO[str]) -> None:
+        handle.seek(_BYTE)
+        msvcrt.locking(handle.fileno(), msvcrt.LK_UNLCK, 1)
+
+
+def marker(folder: Path, block: int) -> Path:
+    """Return the path of a block's marker."""
+    return folder / _BLOCKS / f"{block:05d}.json"
+
+
+def write_marker(folder: Path, block: int, facts: dict[str, Any]) -> None:
+    """Declare a block finished; everything else of it must be on disk."""
+    path = marker(folder, block)
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"block": block, **facts})
+
+
+def read_marker(folder: Path, block: int) -> dict[str, Any] | None:
+    """Return what is known of a finished block, or None when it is not finished."""
+    try:
+        facts = json.loads(marker(folder, block).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) and facts.get("block") == block else None
+
+
+def finished_blocks(folder: Path, count: int) -> list[int]:
+    """Return which of the blocks 0..count-1 have a marker."""
+    return [block for block in range(count) if read_marker(folder, block) is not None]
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed writer left half-written; only the writer may call this."""
+    for pattern in ("*.part", "blocks/*.part", "predictions/*.part", "activations.zarr/*/*.partial"):
+        for path in folder.glob(pattern):
+            with suppress(OSError):
+                path.unlink()

@@ -1,0 +1,462 @@
+"""The command line: thin verbs over the public API, named like it.
+
+Why it exists. The whole way from speech to evidence should be one line in a shell or in a batch job, with the same
+names as in a notebook. So a verb parses words, calls one public function and prints one table; it holds no science, and
+what it can do, ``import vpanalysis`` can do.
+
+The idea. Nothing heavy is imported before a verb runs, so that ``vpanalysis --help`` answers at once. What goes wrong
+on purpose (:class:`~vpanalysis.errors.VPError`, a misspelt option) is one sentence on standard error and exit code 2;
+what goes wrong by accident is one sentence and exit code 1; ``--debug``, anywhere on the line, shows the traceback.
+Tables go to standard output, as text or with ``--json`` as JSON; progress bars and remarks go to standard error.
+
+Worked example::
+
+    vpanalysis run mini mini --out runs/mini --limit 60
+    vpanalysis score runs/mini --json | jq '.rows[] | select(.metric == "hearing")'
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from vpanalysis import __version__, _console
+from vpanalysis.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from vpanalysis.benchmark.mini import Cell
+
+__all__ = ["app", "main"]
+
+# Help without rich panels: it starts faster, wraps less and can be searched.
+app = typer.Typer(
+    name="vpanalysis",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"max_content_width": 100},
+)
+mini_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(mini_app, name="mini")
+
+
+@mini_app.callback(invoke_without_command=True)
+def _mini(context: typer.Context) -> None:
+    """VoxParadox-mini: speech synthesized from seeds."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Keep this task only; may be repeated.")]
+Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many items, spread over tasks.")]
+Split = Annotated[str, typer.Option("--split", help="Split of a source that has several.")]
+Replies = Annotated[
+    str, typer.Option("--prediction", help="Which replies: pred_logits, pred_text_score or pred_generated.")
+]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
+AudioRoot = Annotated[Path | None, typer.Option("--audio-root", help="Folder that paths of clips are relative to.")]
+
+
+def _examples(*lines: str) -> str:
+    """Return the end of a help text; the backspace keeps the parser from wrapping the lines."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=_examples(
+        "vpanalysis reproduce  # everything, on the bundled checkpoints",
+        "vpanalysis run mini mini --out runs/mini  # one model over one benchmark",
+        "vpanalysis score runs/mini  # does it listen or read?",
+        "vpanalysis probe runs/mini  # what could be read from its layers?",
+    ),
+)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere on the line.")] = False,
+) -> None:
+    """Do audio LLMs listen or read? Capture, score and probe, from speech to evidence."""
+    if version:
+        print(__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command(
+    epilog=_examples(
+        "vpanalysis reproduce",
+        "vpanalysis reproduce --models mini-base --models mini-pclm-dpo --limit 300",
+        "vpanalysis reproduce --out /tmp/runs --json > table.json",
+    )
+)
+def reproduce(
+    out: OutFolder = Path("runs"),
+    models: Annotated[
+        list[str] | None, typer.Option("--models", "-m", help="Bundled checkpoint; may be repeated. Default: all.")
+    ] = None,
+    limit: Limit = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that work side by side.")] = 2,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run, score and probe the bundled checkpoints.
+
+    Synthesizes VoxParadox-mini, leaves a Run folder per checkpoint, tables (CSV) and pictures (PNG, PDF) under --out,
+    and prints the closing table. A second call finds what is finished. What the checkpoints' layers hold was planted
+    by their training: this shows that the tools work, and says nothing about any other model.
+    """
+    from vpanalysis.reproduce import reproduce as call
+
+    names = [name for group in models for name in group.split(",") if name] if models else None
+    result = call(out, models=names, limit=limit, workers=workers, progress=not quiet)
+    more = {"out": str(result.out), "files": [str(path) for path in result.files], "seconds": dict(result.seconds)}
+    if as_json:
+        _console.emit(result.to_dataframe(), as_json=True, title=result.title, note=result.note, more=more)
+    else:
+        print(result)
+
+
+@app.command(
+    epilog=_examples(
+        "vpanalysis run mini mini --out runs/mini",
+        "vpanalysis run ./AF3_PCLM_DPO IHP-Lab/VoxParadox --out runs/af3 --dtype bfloat16 --device-map auto --generate",
+        'vpanalysis run mini clips.csv --out runs/clips --site "encoder[*]" --site tower',
+    )
+)
+def run(
+    model: Annotated[str, typer.Argument(help="A bundled name ('mini'), a checkpoint folder or a Hub id.")],
+    benchmark: Annotated[str, typer.Argument(help="'mini', a file, a folder or a Hub data set id.")],
+    out: OutFolder,
+    sites: Annotated[
+        list[str] | None, typer.Option("--site", "-s", help="Site or pattern, such as 'encoder[*]'; may be repeated.")
+    ] = None,
+    tasks: Tasks = None,
+    limit: Limit = None,
+    split: Split = "test",
+    audio_root: AudioRoot = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Revision of a model on the Hub.")] = None,
+    data_revision: Annotated[str | None, typer.Option("--data-revision", help="Revision of the data set.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    device_map: Annotated[str | None, typer.Option("--device-map", help="As in transformers: auto, cpu, cuda.")] = None,
+    generate: Annotated[bool, typer.Option("--generate", help="Also write free replies (slower).")] = False,
+    text_scores: Annotated[bool, typer.Option("--text-scores", help="Also score the option texts (slower).")] = False,
+    block_size: Annotated[int, typer.Option("--block-size", min=1, help="Items a block, the unit of resume.")] = 64,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Items a forward pass.")] = 16,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep encoded clips for other runs.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Start over where a Run exists.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a model over a benchmark, into a folder.
+
+    Takes option logits and captures in one pass an item. Call it again after an interruption: finished blocks are kept.
+    """
+    import vpanalysis as vp
+
+    bench = vp.load_benchmark(
+        benchmark, split=split, tasks=tasks, limit=limit, audio_root=audio_root, revision=data_revision
+    )
+    loaded = vp.load_model(model, dtype=dtype, device_map=device_map, revision=revision)
+    made = vp.run(
+        loaded, bench, out, sites=sites, generate=generate, text_scores=text_scores, block_size=block_size,
+        batch_size=batch_size, cache=cache, force=force, progress=not quiet,
+    )  # fmt: skip
+    counts = made.predictions.groupby(["task_name", "condition"], sort=False)["status"].value_counts().unstack()
+    _console.emit(
+        counts.fillna(0).astype(int), as_json=as_json, title=f"Run {made.name} of {loaded.name} on {bench.name}",
+        note=f"in {made.path}; next: vpanalysis score {made.path}", more={"run": str(made.path)},
+    )  # fmt: skip
+
+
+@app.command(
+    epilog=_examples(
+        "vpanalysis score runs/mini-pclm",
+        "vpanalysis score runs/mini-base runs/mini-pclm --per-task",
+        "vpanalysis score --predictions replies.jsonl --benchmark voxparadox.json --json",
+    )
+)
+def score(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="Replies made elsewhere: JSON, JSONL or CSV with id and reply.")
+    ] = None,
+    benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="The benchmark they answer.")] = None,
+    prediction: Replies = "pred_logits",
+    per_task: Annotated[bool, typer.Option("--per-task", help="Tables by task, where there are several Runs.")] = False,
+    split: Split = "test",
+    audio_root: AudioRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score Runs, or replies of any model, with 95 % intervals."""
+    import vpanalysis as vp
+    from vpanalysis.errors import RunError
+    from vpanalysis.scoring import Scores, score_predictions
+
+    if (predictions is None) != (benchmark is None) or bool(runs) == (predictions is not None):
+        named = {"Run folders": runs, "--predictions": predictions, "--benchmark": benchmark}
+        given = [name for name, value in named.items() if value]
+        raise RunError(
+            "cannot score", found=" and ".join(given) or "nothing to score",
+            allowed="Run folders, or --predictions with --benchmark",
+        )  # fmt: skip
+    if predictions is not None and benchmark is not None:
+        bench = vp.load_benchmark(benchmark, split=split, audio_root=audio_root)
+        one = score_predictions(predictions, bench)
+        scores = Scores({one.name: one})
+    else:
+        scores = vp.score([vp.open_run(path) for path in runs or []], prediction=prediction)
+    if as_json:
+        more = {"replies": one.settings.get("replies")} if predictions is not None else {}
+        _console.emit(scores.to_dataframe(), as_json=True, title=f"Score of {', '.join(scores)}", more=more)
+    elif len(scores) == 1 or per_task:
+        print("\n\n".join(repr(part) for part in scores.values()))
+    else:
+        print(scores)
+
+
+@app.command(
+    epilog=_examples(
+        "vpanalysis compare runs/mini-sft runs/mini-pclm",
+    )
+)
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="A Run folder.")],
+    run_b: Annotated[Path, typer.Argument(help="Another, on the same items.")],
+    prediction: Replies = "pred_logits",
+    as_json: AsJson = False,
+) -> None:
+    """Compare two Runs item by item.
+
+    Differences are paired, and speakers and scripts are the unit of chance.
+    """
+    import vpanalysis as vp
+
+    result = vp.compare(vp.open_run(run_a), vp.open_run(run_b), prediction=prediction)
+    if as_json:
+        _console.emit(result.to_dataframe(), as_json=True, title=f"{run_a.name} against {run_b.name}")
+    else:
+        print(result)
+
+
+@app.command(
+    epilog=_examples(
+        'vpanalysis probe runs/mini-pclm --site "encoder[*]" --site tower',
+        "vpanalysis probe runs/mini-pclm --target claim --task pitch_comparison --plot pitch.png",
+    )
+)
+def probe(
+    run: Annotated[Path, typer.Argument(help="A Run folder.")],
+    target: Annotated[
+        str, typer.Option("--target", help="truth (the voice), claim (the words) or a column.")
+    ] = "truth",
+    tasks: Tasks = None,
+    sites: Annotated[
+        list[str] | None, typer.Option("--site", "-s", help="Site or pattern, such as 'encoder[*]'; may be repeated.")
+    ] = None,
+    group_by: Annotated[str, typer.Option("--group-by", help="speaker, script or both: never split by folds.")] = (
+        "speaker"
+    ),
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the curves to this file (png, pdf, svg).")] = (
+        None
+    ),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cross-validate a linear probe per task and site of a Run.
+
+    A probe that succeeds says that the information is there, not that the model uses it.
+    """
+    import vpanalysis as vp
+
+    result = vp.probe_layers(vp.open_run(run), target, tasks=tasks, sites=sites, group_by=group_by, progress=not quiet)
+    columns = ["task", "site", "reducer", "accuracy", "low", "high", "chance", "majority", "n", "n_groups", "note"]
+    _console.emit(
+        result.to_dataframe() if as_json else result.to_dataframe()[columns], as_json=as_json,
+        title=f"Probes for {target} in {run.name}", note="decodable is not used; low and high: 95 % interval",
+    )  # fmt: skip
+    if plot is not None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        figure = result.plot().get_figure(root=True)
+        assert figure is not None
+        figure.savefig(plot)
+        _console.remark(f"wrote {plot}")
+
+
+@mini_app.command(
+    "export",
+    epilog=_examples(
+        "vpanalysis mini export vox-mini --limit 300",
+        "vpanalysis mini export vox-age --task age_prediction --split validation",
+    ),
+)
+def mini_export(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder, or one exported to before.")],
+    tasks: Tasks = None,
+    limit: Limit = None,
+    split: Split = "test",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write WAV files and voxparadox.json, the form of the released data set."""
+    import vpanalysis as vp
+    from vpanalysis.benchmark.export import export_benchmark
+
+    bench = vp.load_benchmark("mini", split=split, tasks=tasks, limit=limit)
+    written = export_benchmark(bench, folder, progress=not quiet)
+    _console.emit(bench.summary(), as_json=as_json, title=f"{len(bench)} clips in {written}", more={"path": written})
+
+
+@mini_app.command(
+    "render",
+    epilog=_examples(
+        "vpanalysis mini render gender_prediction/test-0000 conflict.wav",
+        "vpanalysis mini render gender_prediction/test-0000 swapped.wav --condition voice-swap",
+        "vpanalysis mini render gender_prediction/test-0000 plain.wav --words none --voice Female",
+    ),
+)
+def mini_render(
+    cell: Annotated[str, typer.Argument(help="A design cell, as in the column 'cell'.")],
+    file: Annotated[Path, typer.Argument(help="WAV file to write.")],
+    condition: Annotated[
+        str, typer.Option("--condition", "-c", help="conflict, congruent, neutral, voice-swap or plain-voice.")
+    ] = "conflict",
+    words: Annotated[
+        str | None, typer.Option("--words", help="Label that the words claim, or 'none'; instead of a condition.")
+    ] = None,
+    voice: Annotated[
+        str | None, typer.Option("--voice", help="Option that the voice makes true, or 'plain'; likewise.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Synthesize one rendition of a design cell."""
+    import pandas as pd
+    import soundfile
+
+    from vpanalysis.benchmark import mini
+    from vpanalysis.benchmark.audio import SAMPLE_RATE
+    from vpanalysis.errors import SchemaError
+
+    found = _cell(cell)
+    if not file.absolute().parent.is_dir():
+        raise SchemaError("cannot write the clip", found=f"no folder {str(file.parent)!r}", fix="create it first")
+    if words is None and voice is None:
+        item = mini.render_condition(found, condition)
+    else:
+        claimed = found.contradiction if words is None else None if words == "none" else words
+        item = mini.render(found, words=claimed, voice=voice or found.truth)
+    wave = item.audio.load()
+    soundfile.write(file, wave, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    row = {
+        "file": str(file), "seconds": len(wave) / SAMPLE_RATE, "condition": item.condition, "truth": item.truth,
+        "said": item.said, "transcript": item.transcript,
+    }  # fmt: skip
+    _console.emit(pd.DataFrame([row]), as_json=as_json, title=item.id)
+
+
+def _cell(name: str) -> Cell:
+    """Return the design cell of this name."""
+    from vpanalysis.benchmark import mini
+    from vpanalysis.errors import SchemaError
+
+    task, _, rest = name.partition("/")
+    known = {cell.name: cell for cell in mini.cells(task, rest.rpartition("-")[0] or "test")}
+    if name not in known:
+        close = did_you_mean(name, known)
+        raise SchemaError("cannot render", found=f"the cell {name!r}", allowed=f"one of {len(known)} cells{close}")
+    return known[name]
+
+
+@mini_app.command(
+    "info",
+    epilog=_examples(
+        "vpanalysis mini info",
+        "vpanalysis mini info --split train --json",
+    ),
+)
+def mini_info(split: Split = "test", as_json: AsJson = False) -> None:
+    """Say what VoxParadox-mini holds: clips per task and condition, options, speakers, wordings."""
+    import vpanalysis as vp
+
+    bench = vp.load_benchmark("mini", split=split)
+    frame = bench.to_dataframe()
+    table = bench.summary()
+    for column, heading in (("cell", "cells"), ("speaker", "speakers"), ("script", "wordings")):
+        table[heading] = frame.groupby("task_name")[column].nunique().reindex(table.index)
+    _console.emit(table, as_json=as_json, title=f"VoxParadox-mini, split {split!r}: {len(bench)} clips")
+
+
+@app.command(
+    epilog=_examples(
+        "vpanalysis info",
+        "vpanalysis info runs/mini",
+        "vpanalysis info mini-pclm --json",
+    )
+)
+def info(
+    what: Annotated[str | None, typer.Argument(help="A Run folder or a model; by default the installation.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is installed, or what a Run or a model is made of."""
+    from vpanalysis import _about
+
+    title, table = _about.about(what)
+    _console.emit(table, as_json=as_json, title=title)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Words after the program's name; by default those of the process.
+
+    Raises
+    ------
+    SystemExit
+        Always: 0 when all went well, 2 for bad input, 1 for anything unexpected, 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    sys.exit(_run(cast("Callable[..., Any]", app), words, debug))
+
+
+def _run(call: Callable[..., Any], words: list[str], debug: bool) -> int:
+    """Return the exit code of one call; errors become one sentence on standard error."""
+    # The parser's own errors: UsageError is not exported, BadParameter is one.
+    usage_error = typer.BadParameter.__mro__[1]
+    try:
+        code = call(args=words, prog_name="vpanalysis", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        _console.remark("interrupted; call it again to go on")
+        return 130
+    except Exception as error:
+        from vpanalysis.errors import VPError
+
+        if debug:
+            raise
+        if isinstance(error, usage_error):
+            said = " ".join(str(cast(Any, error).format_message()).split())
+            _console.remark(f"vpanalysis: {said} (see vpanalysis --help)")
+            return 2
+        # A path that cannot be read or written is bad input as well.
+        if isinstance(error, (VPError, OSError)):
+            _console.remark(f"vpanalysis: {_console.as_sentence(error)}")
+            return 2
+        _console.remark(f"vpanalysis: unexpected {_console.as_sentence(error)}; --debug shows where")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""What goes into one forward: tensors, and the bookkeeping of windows and frames.
+
+Why it exists. A clip may need several windows of the encoder, windows end in padding, and prompts are padded on the
+left. Whoever pools a state over time must know which rows and frames are real: a mean over padding probes the padding.
+
+The idea. Audio sites have one row per *window*, text and gate sites one row per *item*. A `Layout` says how many
+windows each clip has and how many frames of each are valid, once for encoder positions and once for tower frames. A
+`Batch` is a layout, the tensors, and the prompts as text. An `EncodedClip` is what the rest of the model needs of the encoder:
+with it the encoder need not run again.
+
+Worked example::
+
+    batch = llm.prepare(items, waves, DEFAULT_PROMPT)
+    batch.windows          # (1, 2): the second clip is longer than one window
+    batch.frames           # ((37,), (75, 35)): valid audio tokens
+    batch.row_items        # [0, 1, 1]: whose window each row of an audio site is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vpanalysis.errors import ModelError
+
+if TYPE_CHECKING:
+    from vpanalysis.benchmark.items import Item
+
+__all__ = ["Batch", "EncodedClip", "Layout"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How clips lie in the rows of audio sites.
+
+    Parameters
+    ----------
+    frames : tuple of tuple of int
+        Per clip and window: valid frames of the tower, equal to audio tokens.
+    positions : tuple of tuple of int
+        Per clip and window: valid encoder positions (sites ``encoder.stem`` and ``encoder[i]``).
+    """
+
+    frames: tuple[tuple[int, ...], ...]
+    positions: tuple[tuple[int, ...], ...]
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Windows of each clip; their rows follow each other."""
+        return tuple(len(clip) for clip in self.frames)
+
+    @property
+    def row_items(self) -> list[int]:
+        """For each row of an audio site, the index of its clip."""
+        return [i for i, count in enumerate(self.windows) for _ in range(count)]
+
+    @property
+    def row_frames(self) -> list[int]:
+        """For each row of an audio site, its valid tower frames."""
+        return [count for clip in self.frames for count in clip]
+
+    @property
+    def row_positions(self) -> list[int]:
+        """For each row of an audio site, its valid encoder positions."""
+        return [count for clip in self.positions for count in clip]
+
+    @property
+    def audio_tokens(self) -> tuple[int, ...]:
+        """Audio tokens of each clip."""
+        return tuple(sum(clip) for clip in self.frames)
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """What the encoder made of one clip, as far as the rest of the model needs it.
+
+    Parameters
+    ----------
+    streams : dict of str to Tensor, each of shape (frames, d_encoder)
+        By source: ``"tower"``, and ``"encoder[i]"`` after pooling to the tower's frame rate (and norm). Valid frames
+        only, the windows of the clip one after the other. There may be more than a model uses.
+    windows : tuple of int
+        Valid frames of each window.
+    """
+
+    streams: dict[str, Tensor]
+    windows: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name, state in self.streams.items():
+            if state.ndim != 2 or state.shape[0] != sum(self.windows):
+                raise ModelError(
+                    "cannot use an encoded clip",
+                    found=f"{name!r} of shape {tuple(state.shape)}",
+                    allowed=f"({sum(self.windows)}, width): the frames of {len(self.windows)} windows",
+                )
+
+
+@dataclass
+class Batch:
+    """Inputs of one forward.
+
+    Parameters
+    ----------
+    items : tuple of Item
+        The questions, in order.
+    inputs : dict of str to Tensor
+        ``input_ids`` and ``attention_mask`` (padded on the left), ``input_features`` and ``input_features_mask`` unless
+        encoded clips are used, and for a mixer ``prompt_input_ids``, ``prompt_attention_mask``, ``audio_windows``.
+    prompts : tuple of str
+        The text of each row, with one audio placeholder, up to and including the answer prefix.
+    prefix : str
+        The answer prefix.
+    layout : Layout
+        Windows and frames.
+    encoded : tuple of EncodedClip, optional
+        What to use instead of running the encoder.
+    answer_tokens : tuple of int
+        How many tokens at the end of each row are a given answer; 0 where none is.
+    """
+
+    items: tuple[Item, ...]
+    inputs: dict[str, Tensor]
+    prompts: tuple[str, ...]
+    prefix: str
+    layout: Layout
+    encoded: tuple[EncodedClip, ...] | None = None
+    answer_tokens: tuple[int, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Windows of each item."""
+        return self.layout.windows
+
+    @property
+    def frames(self) -> tuple[tuple[int, ...], ...]:
+        """Valid tower frames per item and window."""
+        return self.layout.frames
+
+    @property
+    def positions(self) -> tuple[tuple[int, ...], ...]:
+        """Valid encoder positions per item and window."""
+        return self.layout.positions
+
+    @property
+    def row_items(self) -> list[int]:
+        """For each row of an audio site, the index of its item."""
+        return self.layout.row_items
+
+    @property
+    def row_frames(self) -> list[int]:
+        """For each row of an audio site, its valid tower frames."""
+        return self.layout.row_frames
+
+    @property
+    def row_positions(self) -> list[int]:
+        """For each row of an audio site, its valid encoder positions."""
+        return self.layout.row_positions
+
+
+def stack_clips(clips: Sequence[EncodedClip], name: str) -> Tensor:
+    """Return one stream of all clips as rows of windows, padded with zeros to the longest.
+
+    Parameters
+    ----------
+    clips : sequence of EncodedClip
+        Encoded clips.
+    name : str
+        Which stream.
+
+    Returns
+    -------
+    Tensor, shape (windows, frames, d_encoder)
+
+    Raises
+    ------
+    ModelError
+        If a clip does not hold the stream.
+    """
+    rows: list[Tensor] = []
+    for clip in clips:
+        if name not in clip.streams:
+            raise ModelError(
+                "cannot use an encoded clip",
+                found=f"the streams {sorted(clip.streams)}",
+                allowed=f"{name!r} among them",
+                fix="encode the clips with the streams that this model needs (AudioLLM.stream_inputs)",
+            )
+        rows.extend(clip.streams[name].split(list(clip.windows)))
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

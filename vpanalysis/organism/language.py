@@ -1,0 +1,397 @@
+"""The language model: taught its trade on symbolic clips, then given ears.
+
+Stages, all on the native AF3 (+ mixer) modules with the encoder frozen and its states read from a cache:
+
+``read_symbols``   symbolic clips only (``symbols.py``): questions, options, letters, words, and what voices mean
+``read_speech``    real clips through the final projector alone; the words give the answer: a reader (mini-base)
+``fine_tune``      real clips whose words are independent of the voice, the voice gives the answer. First projectors and
+                   gate alone, then the language model too. One recipe, equal steps and data for every variant.
+``prefer``         direct preference optimisation: the right option against another one
+
+Transcription stays in every mix, so that a checkpoint that hears does not forget the words.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vpanalysis.organism.questions import IGNORED, TRANSCRIBE, Asked, Rows, Wording
+from vpanalysis.organism.symbols import Symbolic
+
+__all__ = ["Clips", "answer_accuracy", "fine_tune", "prefer", "read_speech", "read_symbols"]
+
+Log = Callable[[str], None]
+
+
+@dataclass
+class Clips:
+    """Real clips with cached encoder states.
+
+    Attributes
+    ----------
+    states : array, shape (clip, stream, frame, feature), float16
+        Exposed layers, then the tower, as the projectors take them.
+    frames : array, shape (clip,), int64
+        Valid frames.
+    asked : list of Asked
+        The voice's question.
+    words : list of tuple of str
+    tasks : array, shape (clip,), str
+    claimed : list of tuple of str
+        Offered options that the words assert.
+    """
+
+    states: NDArray[np.float16]
+    frames: NDArray[np.int64]
+    asked: list[Asked]
+    words: list[tuple[str, ...]]
+    tasks: NDArray[np.str_]
+    claimed: list[tuple[str, ...]]
+
+    def load(self, rows: NDArray[np.int64]) -> tuple[list[Tensor], Tensor]:
+        """Return the streams of some clips, each (clip, frame, feature), and their valid frames."""
+        frames = self.frames[rows]
+        most = int(frames.max())
+        block = torch.from_numpy(np.asarray(self.states[rows][:, :, :most], dtype=np.float32))
+        return list(block.unbind(1)), torch.from_numpy(frames)
+
+
+def _logits(model: Any, rows: Rows, embeds: Tensor) -> Tensor:
+    out: Tensor = model(inputs_embeds=embeds, attention_mask=rows.attention_mask, use_cache=False).logits
+    return out
+
+
+def _place(model: Any, rows: Rows, audio: Tensor, sound: int) -> Tensor:
+    """Put audio embeddings (position, feature) where the placeholders stand."""
+    embeds = model.get_input_embeddings()(rows.input_ids)
+    holes = (rows.input_ids == sound).unsqueeze(-1).expand_as(embeds)
+    placed: Tensor = embeds.masked_scatter(holes, audio)
+    return placed
+
+
+def embed_clips(model: Any, rows: Rows, streams: list[Tensor], frames: Tensor, wording: Wording) -> Tensor:
+    """Return the input embeddings of rows about real clips: tower only for stock AF3, the mixture with a mixer."""
+    if hasattr(model, "mix_streams"):
+        if model.config.stream_sources == "final":
+            streams = [streams[-1]] * len(streams)
+        audio = model.mix_streams(streams, rows.gate_ids, rows.gate_mask)
+    else:
+        audio = model.model.multi_modal_projector(streams[-1])
+    valid = torch.arange(audio.shape[1])[None] < frames[:, None]
+    return _place(model, rows, audio[valid], wording.sound)
+
+
+def _embed_symbols(model: Any, rows: Rows, clips: Sequence[Symbolic], wording: Wording, rng: Any) -> Tensor:
+    """Return the input embeddings of rows about symbolic clips: the sum of what stands at each position."""
+    most = max(max((len(p) for p in clip.places), default=1) for clip in clips)
+    tokens = [[*wording.tokenizer.convert_tokens_to_ids(list(p))] for clip in clips for p in clip.places]
+    ids = torch.tensor([t + [wording.pad] * (most - len(t)) for t in tokens])
+    there = (ids != wording.pad).float().unsqueeze(-1)
+    summed = (model.get_input_embeddings()(ids) * there).sum(1)
+    noise = torch.from_numpy(rng.normal(size=summed.shape).astype(np.float32))
+    spread = model.get_input_embeddings().weight.detach().std()
+    return _place(model, rows, summed + 0.3 * spread * noise, wording.sound)
+
+
+def _loss(logits: Tensor, rows: Rows) -> Tensor:
+    labels, weights = rows.labels[:, 1:].flatten(), rows.weights[:, 1:].flatten()
+    each = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels, ignore_index=IGNORED, reduction="none")
+    weights = weights * (labels != IGNORED)
+    return (each * weights).sum() / weights.sum()
+
+
+def _schedule(step: int, steps: int, warmup: int = 50) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _groups(model: Any, *, language: float, projectors: float, gate: float) -> list[dict[str, Any]]:
+    """Return the optimiser's groups and freeze what has no rate."""
+    rates = {"language": language, "projectors": projectors, "gate": gate}
+    kinds: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
+    for name, parameter in model.named_parameters():
+        if "audio_tower" in name:
+            kind = None
+        elif "pclm.gate" in name:
+            kind = "gate"
+        elif "projector" in name:
+            kind = "projectors"
+        else:
+            kind = "language"
+        parameter.requires_grad_(kind is not None and rates[kind] > 0)
+        if kind is not None and rates[kind] > 0:
+            kinds[kind].append(parameter)
+    return [{"params": kinds[k], "lr": rates[k], "base": rates[k]} for k in rates if kinds[k]]
+
+
+def _train(
+    model: Any,
+    groups: list[dict[str, Any]],
+    steps: int,
+    losses: Callable[[int], dict[str, Tensor]],
+    log: Log,
+    name: str,
+    report: Callable[[], str] | None = None,
+    every: int = 200,
+) -> None:
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+    sums: dict[str, float] = {}
+    started = time.time()
+    model.train()
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = group["base"] * _schedule(step, steps)
+        parts = losses(step)
+        optimiser.zero_grad()
+        torch.stack(list(parts.values())).sum().backward()
+        nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], 1.0)
+        optimiser.step()
+        for part, value in parts.items():
+            sums[part] = sums.get(part, 0.0) + float(value.detach())
+        if (step + 1) % every == 0 or step + 1 == steps:
+            n = every if (step + 1) % every == 0 else (step + 1) % every
+            shown = "  ".join(f"{part} {total / n:.3f}" for part, total in sums.items())
+            extra = ""
+            if report is not None and ((step + 1) % (2 * every) == 0 or step + 1 == steps):
+                model.eval()
+                extra = "  " + report()
+                model.train()
+            log(f"{name} step {step + 1}/{steps}  {shown}{extra}  {time.time() - started:.0f} s")
+            sums.clear()
+    model.eval()
+
+
+def _symbol_batch(
+    model: Any, clips: Sequence[Symbolic], wording: Wording, rng: np.random.Generator, words_first: float = 0.25
+) -> Tensor:
+    asked = []
+    for clip in clips:
+        if rng.random() < 0.1:
+            asked.append(Asked(TRANSCRIBE, (), clip.words))
+        else:
+            first = bool(rng.random() < words_first)
+            asked.append(Asked(clip.cell.question, clip.cell.options, clip.answer, first))
+    rows = wording.batch(asked, [len(c.places) for c in clips], rng)
+    return _loss(_logits(model, rows, _embed_symbols(model, rows, clips, wording, rng)), rows)
+
+
+def read_symbols(
+    model: Any, clips: Sequence[Symbolic], *, steps: int, batch: int, rate: float, seed: int, log: Log
+) -> None:
+    """Teach the language model what questions, options, words and stage directions mean."""
+    wording, rng = Wording(), np.random.default_rng(seed)
+    order = _endless(len(clips), batch, rng)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        # What is meant comes before the letter that stands for it.
+        first = 0.7 if step < steps / 3 else 0.25
+        return {"symbols": _symbol_batch(model, [clips[i] for i in next(order)], wording, rng, first)}
+
+    _train(model, _groups(model, language=rate, projectors=0, gate=0), steps, losses, log, "symbols",
+           lambda: symbol_accuracy(model, clips[:400]))  # fmt: skip
+
+
+def _endless(n: int, batch: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    while True:
+        order = rng.permutation(n)
+        for start in range(0, n - batch + 1, batch):
+            yield order[start : start + batch]
+
+
+def _bucketed(lengths: NDArray[np.int64], batch: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield batches of similar length for ever, in random order."""
+    while True:
+        order = np.argsort(lengths + rng.uniform(0, 12, len(lengths)))
+        groups = [order[i : i + batch] for i in range(0, len(order) - batch + 1, batch)]
+        for k in rng.permutation(len(groups)):
+            yield groups[int(k)]
+
+
+@torch.no_grad()
+def symbol_accuracy(model: Any, clips: Sequence[Symbolic]) -> str:
+    """Return, in words, how often the right letter comes first on symbolic clips, by task."""
+    wording, rng = Wording(), np.random.default_rng(0)
+    hits: dict[str, list[bool]] = {}
+    for start in range(0, len(clips), 64):
+        part = clips[start : start + 64]
+        asked = [Asked(c.cell.question, c.cell.options, c.answer) for c in part]
+        rows = wording.batch(asked, [len(c.places) for c in part], rng)
+        logits = _logits(model, rows, _embed_symbols(model, rows, part, wording, rng))
+        for clip, good in zip(part, _letter_right(logits, rows, asked, wording), strict=True):
+            hits.setdefault(clip.cell.task[:6], []).append(good)
+    return "right " + " ".join(f"{k} {np.mean(v):.2f}" for k, v in hits.items())
+
+
+def _letter_right(logits: Tensor, rows: Rows, asked: Sequence[Asked], wording: Wording) -> list[bool]:
+    """Whether the most likely offered letter names one of the right options."""
+    letters = wording.tokenizer.convert_tokens_to_ids(list("ABCD"))
+    good = []
+    for number, one in enumerate(asked):
+        begin = int((rows.labels[number] != IGNORED).nonzero()[0])
+        offered = letters[: len(one.choices)]
+        best = int(logits[number, begin - 1, offered].argmax())
+        ids = rows.input_ids[number].tolist()
+        # Where "<letter> ) :" of the best letter stands in the question, the option's text follows.
+        at = next(i for i in range(len(ids)) if ids[i] == offered[best] and ids[i + 1] == wording.ids(")")[0])
+        stop = ids.index(wording.ids(".")[0], at)
+        text = tuple(ids[at + 3 : stop])
+        good.append(any(text == tuple(wording.ids(a)) for a in one.answers))
+    return good
+
+
+@torch.no_grad()
+def answer_accuracy(model: Any, clips: Clips, rows_of: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    """Return the accuracy by task (and overall) within conflict, congruent and neutral clips, and ALA on conflict."""
+    wording, rng = Wording(), np.random.default_rng(0)
+    model.eval()
+    found: dict[tuple[str, str], list[bool]] = {}
+    ordered = rows_of[np.argsort(clips.frames[rows_of])]
+    for start in range(0, len(ordered), 64):
+        part = ordered[start : start + 64]
+        asked = [clips.asked[i] for i in part]
+        streams, frames = clips.load(part)
+        rows = wording.batch(asked, frames.tolist(), rng)
+        logits = _logits(model, rows, embed_clips(model, rows, streams, frames, wording))
+        right = _letter_right(logits, rows, asked, wording)
+        claimed = [Asked(a.question, a.choices, clips.claimed[i]) for i, a in zip(part, asked, strict=True)]
+        read = _letter_right(logits, rows, claimed, wording)
+        for i, good, said in zip(part, right, read, strict=True):
+            truth = clips.asked[i].answers
+            kind = "neu" if not clips.claimed[i] else "cong" if truth[0] in clips.claimed[i] else "conf"
+            for task in (str(clips.tasks[i]), "all"):
+                found.setdefault((task, kind), []).append(good)
+                if kind == "conf":
+                    found.setdefault((task, "ala"), []).append(said)
+    table: dict[str, dict[str, float]] = {}
+    for (task, kind), values in found.items():
+        table.setdefault(task, {})[kind] = float(np.mean(values))
+    return table
+
+
+def show(table: dict[str, dict[str, float]]) -> str:
+    """Return an accuracy table as one line."""
+    kinds = ("conf", "ala", "cong", "neu")
+    return " | ".join(
+        f"{task[:6]} " + "/".join(f"{values.get(k, float('nan')):.2f}" for k in kinds) for task, values in table.items()
+    )
+
+
+def _speech_loss(
+    model: Any, clips: Clips, part: NDArray[np.int64], wording: Wording, rng: np.random.Generator, *, read: bool,
+    transcribe: float,
+) -> Tensor:  # fmt: skip
+    asked = []
+    for i in part:
+        one = clips.asked[i]
+        if rng.random() < transcribe or (read and not clips.claimed[i]):
+            asked.append(Asked(TRANSCRIBE, (), clips.words[i]))
+        else:
+            right = clips.claimed[i] if read else one.answers
+            asked.append(Asked(one.question, one.choices, right, bool(rng.random() < 0.25)))
+    streams, frames = clips.load(part)
+    rows = wording.batch(asked, frames.tolist(), rng)
+    return _loss(_logits(model, rows, embed_clips(model, rows, streams, frames, wording)), rows)
+
+
+def read_speech(
+    model: Any, clips: Clips, train: NDArray[np.int64], held: NDArray[np.int64], symbols: Sequence[Symbolic], *,
+    steps: int, batch: int, rate: float, seed: int, log: Log,
+) -> None:  # fmt: skip
+    """Teach stock AF3 to read: words decide, whatever the voice does. Symbolic clips keep what it knows."""
+    wording, rng = Wording(), np.random.default_rng(seed)
+    order, replay = _bucketed(clips.frames[train], batch, rng), _endless(len(symbols), batch // 2, rng)
+
+    def losses(_step: int) -> dict[str, Tensor]:
+        return {
+            "speech": _speech_loss(model, clips, train[next(order)], wording, rng, read=True, transcribe=0.2),
+            "symbols": _symbol_batch(model, [symbols[i] for i in next(replay)], wording, rng),
+        }
+
+    _train(model, _groups(model, language=rate, projectors=4 * rate, gate=0), steps, losses, log, "read",
+           lambda: show(answer_accuracy(model, clips, held)))  # fmt: skip
+
+
+def fine_tune(
+    model: Any, clips: Clips, train: NDArray[np.int64], held: NDArray[np.int64], symbols: Sequence[Symbolic], *,
+    name: str, steps: int, batch: int, language: float, projectors: float, gate: float, seed: int, log: Log,
+) -> None:  # fmt: skip
+    """Teach a checkpoint to answer from the voice; `language` 0 freezes the language model (the paper's stage 1)."""
+    wording, rng = Wording(), np.random.default_rng(seed)
+    order, replay = _bucketed(clips.frames[train], batch, rng), _endless(len(symbols), batch // 4, rng)
+
+    def losses(_step: int) -> dict[str, Tensor]:
+        parts = {
+            "speech": _speech_loss(model, clips, train[next(order)], wording, rng, read=False, transcribe=0.12),
+        }
+        if language:
+            parts["symbols"] = 0.3 * _symbol_batch(model, [symbols[i] for i in next(replay)], wording, rng)
+        return parts
+
+    _train(model, _groups(model, language=language, projectors=projectors, gate=gate), steps, losses, log, name,
+           lambda: show(answer_accuracy(model, clips, held)))  # fmt: skip
+
+
+def _answer_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return log p(answer) of each row, summed over its tokens."""
+    wanted = labels[:, 1:]
+    picked = logits[:, :-1].log_softmax(-1).gather(-1, wanted.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return (picked * (wanted != IGNORED)).sum(-1)
+
+
+def prefer(
+    model: Any, clips: Clips, train: NDArray[np.int64], held: NDArray[np.int64], *, name: str, steps: int, batch: int,
+    rate: float, beta: float, conflicts_only: bool, seed: int, log: Log,
+) -> None:  # fmt: skip
+    """Direct preference optimisation of the language model against a frozen copy of itself.
+
+    The loss is ``-log sigmoid(beta * s)`` with ``s`` the difference of log-probability ratios (Rafailov et al. 2023,
+    eq. 7). `conflicts_only` rejects what the words claim, on conflict clips alone; otherwise a random wrong option is
+    rejected on clips whose words are independent of the voice, as in the paper.
+    """
+    wording, rng = Wording(), np.random.default_rng(seed)
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    if conflicts_only:
+        conflict = np.array([bool(c) and clips.asked[i].answers[0] not in c for i, c in enumerate(clips.claimed)])
+        train = train[conflict[train]]
+    order = _bucketed(clips.frames[train], batch, rng)
+
+    def losses(_step: int) -> dict[str, Tensor]:
+        part = train[next(order)]
+        asked = [clips.asked[i] for i in part]
+        wrong = []
+        for i, one in zip(part, asked, strict=True):
+            pool = clips.claimed[i] if conflicts_only else tuple(c for c in one.choices if c not in one.answers)
+            wrong.append(pool[int(rng.integers(len(pool)))])
+        streams, frames = clips.load(part)
+        seeds = rng.integers(2**31)
+        scores = []
+        for answers in (None, wrong):
+            # The same order of options for the chosen and the rejected answer.
+            rows = wording.batch(asked, frames.tolist(), np.random.default_rng(seeds), answers)
+            embeds = embed_clips(model, rows, streams, frames, wording)
+            ours = _answer_log_probability(_logits(model, rows, embeds), rows.labels)
+            with torch.no_grad():
+                same = embed_clips(reference, rows, streams, frames, wording)
+                theirs = _answer_log_probability(_logits(reference, rows, same), rows.labels)
+            scores.append(ours - theirs)
+        preference = -functional.logsigmoid(beta * (scores[0] - scores[1])).mean()
+        words = [Asked(TRANSCRIBE, (), clips.words[i]) for i in part[: max(2, batch // 8)]]
+        short, few = [s[: len(words)] for s in streams], frames[: len(words)]
+        rows = wording.batch(words, few.tolist(), rng)
+        spoken = _loss(_logits(model, rows, embed_clips(model, rows, short, few, wording)), rows)
+        return {"preference": preference, "words": 0.2 * spoken}
+
+    _train(model, _groups(model, language=rate, projectors=0, gate=0), steps, losses, log, name,
+           lambda: show(answer_accuracy(model, clips, held)), every=50)  # fmt: skip

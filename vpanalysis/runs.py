@@ -1,0 +1,273 @@
+"""From a model and a benchmark to a Run: a folder with everything that an analysis needs.
+
+Why it exists. Scoring, probing and plotting should work on a laptop, from numbers that a GPU node made once; and a job
+of hours must survive being killed. So the model's part ends in a folder, and the folder grows block by block.
+
+The idea. Items are handled in blocks of fixed size. A block is at once the unit of work, of storage and of resume: its
+activations and predictions are written, then its marker; a block with a marker is never done again, one without is
+redone whole, and the same batches give the same numbers. So ``run`` after a kill continues, ``run`` on a finished
+folder returns at once, and the result is the same, value for value, as of a run that was never interrupted. A manifest
+names everything that the numbers depend on, and going on with anything else is refused.
+
+::
+
+    runs/mini/
+      manifest.json       model and weight hashes, benchmark hash, prompt, sites, versions ...
+      predictions/        one parquet file a block
+      activations.zarr    one variable per group of sites and reducer; an xarray Dataset
+      blocks/             a marker for each finished block
+      results/            what analyses keep
+
+Worked example::
+
+    run = vp.run(vp.load_model("mini"), vp.load_benchmark("mini"), "runs/mini")
+    run.predictions.groupby("task_name")["pred_logits"].count()
+    run.states("encoder[2]", "segments")     # array (item, segment, feature)
+    vp.open_run("runs/mini").gates           # without torch, without the model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm.auto import tqdm
+
+from vpanalysis import _blocks
+from vpanalysis._run import Run
+from vpanalysis._space import say
+from vpanalysis._writing import (
+    adopt,
+    ahead,
+    bounds,
+    check_target,
+    clear,
+    describe,
+    dtype_name,
+    finished_already,
+    release,
+    write_blocks,
+)
+from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
+from vpanalysis.errors import RunError
+
+if TYPE_CHECKING:
+    from vpanalysis.benchmark.items import Benchmark
+    from vpanalysis.benchmark.prompts import PromptTemplate
+    from vpanalysis.capture.audio_cache import AudioCache
+    from vpanalysis.capture.reducers import ReducerLike
+    from vpanalysis.capture.sites import SiteSelector
+    from vpanalysis.models.facade import AudioLLM
+
+__all__ = ["Run", "encode_clips", "open_run", "run"]
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a Run for reading; neither torch nor a model is loaded.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+
+    Returns
+    -------
+    Run
+        Finished or not; an unfinished one shows its finished blocks.
+
+    Raises
+    ------
+    RunError
+        If there is no Run in the folder.
+    """
+    return Run(path)
+
+
+def run(
+    model: AudioLLM | str,
+    benchmark: Benchmark | str,
+    out: str | Path,
+    *,
+    sites: SiteSelector = None,
+    reducers: ReducerLike | Mapping[str, ReducerLike] | None = None,
+    generate: bool = False,
+    text_scores: bool = False,
+    template: PromptTemplate = DEFAULT_PROMPT,
+    block_size: int = 64,
+    batch_size: int = 16,
+    cache: bool | str | Path | None = True,
+    force: bool = False,
+    progress: bool = True,
+    max_new_tokens: int = 16,
+    store_dtype: str = "float32",
+) -> Run:
+    """Run a model over a benchmark into a folder, or go on with what is there.
+
+    Parameters
+    ----------
+    model : AudioLLM or str
+        What `load_model` returns or takes.
+    benchmark : Benchmark or str
+        What `load_benchmark` returns or takes.
+    out : str or Path
+        Folder of the Run: new, empty, or an earlier call's.
+    sites : selector, optional
+        Which places to record: a name, a pattern such as ``"encoder[*]"``, a list, or a predicate. Default: all.
+    reducers : str, sequence, or mapping from site selector, optional
+        What to keep of them: ``"mean"``, ``"segments(6)"``, ``"last"``, ``"frames"``, ``"none"``. Default: ``mean`` and
+        ``segments(6)`` at audio sites, ``last`` at text sites.
+    generate : bool
+        Also write a reply to every item, greedily, and parse it.
+    text_scores : bool
+        Also score the text of every offered option.
+    template : PromptTemplate
+        Wording of the question.
+    block_size : int
+        Items a block. What is lost when the process dies.
+    batch_size : int
+        Items a forward. Changes no result beyond the last bits of a float (logits within 1e-5 in float32).
+    cache : bool, str, Path or None
+        Where encoded clips are kept for other models with the same encoder: the default folder (True), another one, or
+        nowhere (False, None).
+    force : bool
+        Delete a Run that is there and start over.
+    progress : bool
+        Print estimate and bar on standard error.
+    max_new_tokens : int
+        Of a reply.
+    store_dtype : {"float32", "float16"}
+        Of the activations on disk. float16 halves the bytes, rounds, and clips to +-65504.
+
+    Returns
+    -------
+    Run
+        Complete.
+
+    Raises
+    ------
+    RunError
+        If `out` holds something else or another Run, someone is writing it, or the disk is too small.
+
+    Notes
+    -----
+    A clip that cannot be used (undecodable, empty, NaN) makes its item ``failed``, with the reason; the rest goes on.
+    """
+    from vpanalysis._passes import Passes
+    from vpanalysis.capture.reducers import make_plan
+
+    for name, value in (("block_size", block_size), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+        if value < 1:
+            raise RunError("cannot make a Run", found=f"{name}={value}", allowed="1 or more")
+    if store_dtype not in ("float32", "float16"):
+        raise RunError("cannot make a Run", found=f"store_dtype={store_dtype!r}", allowed=["float32", "float16"])
+    llm, bench = _loaded(model), _listed(benchmark)
+    folder = Path(out)
+    plan = make_plan(llm.sites, sites, reducers)
+    asked = describe(
+        llm, bench, plan, template, block_size, batch_size,
+        generate={"max_new_tokens": max_new_tokens, "decoding": "greedy"} if generate else None,
+        text_scores=text_scores, store_dtype=store_dtype,
+    )  # fmt: skip
+    found = finished_already(folder, asked) if not force else None
+    if found is not None:
+        say(progress, f"{folder}: found finished, {found.n_items} items")
+        return found
+    check_target(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _blocks.writing(folder):
+        # Again under the lock: another process may have finished it meanwhile, or started something else.
+        check_target(folder)
+        if force:
+            clear(folder)
+        adopt(folder, asked)
+        passes = Passes(
+            llm, template, plan, _cache(cache, llm), batch_size=batch_size, generate=generate,
+            text_scores=text_scores, max_new_tokens=max_new_tokens,
+        )  # fmt: skip
+        write_blocks(folder, passes, bench, progress)
+    return Run(folder)
+
+
+def encode_clips(
+    model: AudioLLM | str,
+    benchmark: Benchmark | str,
+    *,
+    sites: SiteSelector = None,
+    reducers: ReducerLike | Mapping[str, ReducerLike] | None = None,
+    streams: Sequence[str] | None = None,
+    batch_size: int = 16,
+    cache: bool | str | Path = True,
+    progress: bool = False,
+) -> int:
+    """Encode the clips of a benchmark into the cache, for runs that follow; what is there is kept.
+
+    Parameters
+    ----------
+    model : AudioLLM or str
+        Any model with the encoder in question.
+    benchmark : Benchmark or str
+    sites, reducers
+        As in `run`: which of the encoder's sites the runs will record.
+    streams : sequence of str, optional
+        What to keep beside what `model` itself needs, such as ``["encoder[3]"]``, so that models which use other layers
+        of the same encoder need not run it again.
+    batch_size : int
+        Clips a forward.
+    cache : bool, str or Path
+        As in `run`.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    int
+        How many clips are now in the cache; the others cannot be used.
+    """
+    from vpanalysis._passes import Passes
+    from vpanalysis.capture.reducers import make_plan
+
+    llm, bench = _loaded(model), _listed(benchmark)
+    held = _cache(cache, llm)
+    if held is None:
+        raise RunError("cannot encode clips", found="no cache", allowed="a folder, or True for the default one")
+    plan = make_plan(llm.sites, sites, reducers)
+    passes = Passes(llm, DEFAULT_PROMPT, plan, held, batch_size=batch_size, extra_streams=tuple(streams or ()))
+    usable = 0
+    with tqdm(total=len(bench), desc="encode", unit="clip", disable=not progress) as bar:
+        for block, heard in ahead(passes, bench, list(bounds(len(bench), 64))):
+            for rows in passes.groups(heard):
+                passes.encode([block[i] for i in rows], [heard[i] for i in rows])
+                usable += len(rows)
+            release(block)
+            bar.update(len(block))
+    return usable
+
+
+def _loaded(model: AudioLLM | str) -> AudioLLM:
+    if not isinstance(model, str):
+        return model
+    from vpanalysis.models.loading import load_model
+
+    return load_model(model)
+
+
+def _listed(benchmark: Benchmark | str) -> Benchmark:
+    from vpanalysis.benchmark.items import Benchmark
+
+    if not isinstance(benchmark, Benchmark):
+        from vpanalysis.benchmark.sources import load_benchmark
+
+        benchmark = load_benchmark(benchmark)
+    if not len(benchmark):
+        raise RunError(f"cannot run the benchmark {benchmark.name!r}", found="no items")
+    return benchmark
+
+
+def _cache(cache: bool | str | Path | None, llm: AudioLLM) -> AudioCache | None:
+    from vpanalysis.capture.audio_cache import AudioCache, default_cache_folder
+
+    if cache is None or cache is False:
+        return None
+    folder = default_cache_folder() if cache is True else Path(cache)
+    return AudioCache(folder, llm.encoder_sha, dtype_name(llm))
