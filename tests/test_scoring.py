@@ -217,6 +217,20 @@ def test_heard_needs_both_accuracies() -> None:
     assert row["heard"] == "no"
 
 
+def test_heard_needs_an_interval_above_zero() -> None:
+    """Six cells with 5 and 4 right: far enough beyond the blind rule, but it may be luck."""
+
+    def rule(row: dict[str, Any], rng: np.random.Generator) -> str:
+        right = int(row["id"].split("/")[1]) < (5 if row["condition"] == "conflict" else 4)
+        return str(row["truth"]) if right else next(o for o in row["choices"] if o != row["truth"])
+
+    row = score(build(rule, tasks=("gender_prediction",), cells=6)).per_task.iloc[0]
+    assert row["hearing"] == pytest.approx(0.5)
+    assert row["acc_congruent"] - row["blind"] > 0.15
+    assert row["hearing_low"] < 0
+    assert row["heard"] == "no"
+
+
 # --- outcomes -------------------------------------------------------------------------------------------------------
 
 

@@ -147,8 +147,9 @@ class Pool:
                         future.result()
                         if watch is None:
                             bar.update(counts[futures[future]])
-                    if watch is not None:
-                        bar.update(min(watch(), sum(counts)) - bar.n)
+                    seen = min(watch(), sum(counts)) if watch is not None else bar.n
+                    if seen > bar.n:
+                        bar.update(seen - bar.n)
             except BrokenProcessPool as error:
                 raise RunError(
                     f"cannot finish the stage {desc!r}",

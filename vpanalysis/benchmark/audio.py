@@ -116,7 +116,8 @@ def decode_audio(source: str | Path | bytes, *, name: str | None = None) -> Wave
         samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     # libsndfile's own errors derive from RuntimeError; a malformed header can also surface as one of the others.
     except (RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
-        reason = str(error).replace("\n", " ") or type(error).__name__
+        # Of an error of libsndfile its own words, without the address of our buffer.
+        reason = str(getattr(error, "error_string", error)).replace("\n", " ") or type(error).__name__
         raise AudioError(
             f"cannot decode the audio {label!r}",
             found=reason,

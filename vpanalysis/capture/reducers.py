@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vpanalysis.capture.sites import SiteSelector, group_of, select_sites
+from vpanalysis.capture.sites import SiteSelector, clock_of, group_of, select_sites
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ def make_plan(
                     plan[site] = _parse_all(wanted)
     elif reducers is not None:
         plan = {site: _parse_all(reducers) for site in chosen}
+    # Gate and options have no frames: there is one thing to keep of them.
+    plan = {site: kept if clock_of(site) or not kept else (Reducer("last"),) for site, kept in plan.items()}
     return {site: kept for site, kept in plan.items() if kept}
 
 

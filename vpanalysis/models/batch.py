@@ -5,8 +5,8 @@ left. Whoever pools a state over time must know which rows and frames are real: 
 
 The idea. Audio sites have one row per *window*, text and gate sites one row per *item*. A `Layout` says how many
 windows each clip has and how many frames of each are valid, once for encoder positions and once for tower frames. A
-`Batch` is a layout, the tensors, and the prompts as text. An `EncodedClip` is what the rest of the model needs of the encoder:
-with it the encoder need not run again.
+`Batch` is a layout, the tensors, and the prompts as text. An `EncodedClip` is what the rest of the model needs of the
+encoder: with it the encoder need not run again.
 
 Worked example::
 

@@ -204,28 +204,6 @@ class AudioLLM:
         """Return the whole text of a row: chat form, one audio placeholder, question, answer prefix."""
         return self._chat(template.render(item)) + template.answer_prefix
 
-    def _chat(self, text: str) -> str:
-        turn = {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": text}]}
-        if getattr(self.processor, "chat_template", None):
-            return cast(str, self.processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
-        if getattr(self.tokenizer, "chat_template", None):
-            turn = {"role": "user", "content": self.processor.audio_token + text}
-            return cast(str, self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
-        raise ModelError(
-            f"cannot make prompts for {self.name!r}",
-            found="no chat template in the processor or the tokenizer",
-            fix="set processor.chat_template",
-        )
-
-    def gate_text(self, item: Item, template: PromptTemplate) -> str:
-        """Return the text that the gate reads for `item` (config field `gate_text`)."""
-        which = self.model.config.gate_text
-        if which == "question":
-            return item.question
-        if which == "question_options":
-            return template.render(item)
-        return self.prompt(item, template)
-
     def prepare(
         self,
         items: Sequence[Item],
@@ -288,61 +266,6 @@ class AudioLLM:
             answer_tokens=counts,
         )
 
-    def _continuations(
-        self, items: Sequence[Item], template: PromptTemplate, answers: Sequence[str] | None
-    ) -> list[str]:
-        if answers is None:
-            return [""] * len(items)
-        whole = [template.answer(item, answer) for item, answer in zip(items, answers, strict=True)]
-        return [text.removeprefix(template.answer_prefix) for text in whole]
-
-    def _rows(
-        self, prompts: Sequence[str], layout: Layout, continuations: Sequence[str]
-    ) -> tuple[list[list[int]], tuple[int, ...]]:
-        # The placeholder becomes one token per valid frame, as AF3's processor does it; doing it here spares the
-        # log-mel features when the clips are already encoded. The answer is tokenized by itself, because a tokenizer
-        # might merge its first letter with the prefix, and then the letter would no longer be the next token.
-        audio: str = self.processor.audio_token
-        for prompt in prompts:
-            if prompt.count(audio) != 1:
-                raise ModelError(
-                    "cannot place the audio in a prompt",
-                    found=f"{prompt.count(audio)} placeholders {audio!r} in {prompt[:200]!r}",
-                    allowed="exactly one, from the chat template",
-                )
-        texts = [
-            prompt.replace(audio, audio * tokens, 1)
-            for prompt, tokens in zip(prompts, layout.audio_tokens, strict=True)
-        ]
-        heads: list[list[int]] = self.tokenizer(texts)["input_ids"]
-        tails: list[list[int]] = [
-            self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in continuations
-        ]
-        rows = [head + tail for head, tail in zip(heads, tails, strict=True)]
-        return rows, tuple(len(tail) for tail in tails)
-
-    def _padded(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
-        length = max(len(row) for row in rows)
-        pad = self.tokenizer.pad_token_id
-        pad = self.tokenizer.eos_token_id if pad is None else pad
-        ids = torch.full((len(rows), length), pad, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, length - len(row) :] = torch.tensor(row)
-            mask[i, length - len(row) :] = 1
-        return {"input_ids": ids, "attention_mask": mask}
-
-    def _features(self, waves: Sequence[Wave]) -> tuple[dict[str, Tensor], Layout]:
-        """Return log-mel features by AF3's own processor, and their layout."""
-        audio = [np.asarray(wave, dtype=np.float32) for wave in waves]
-        made = self.processor(text=[self.processor.audio_token] * len(audio), audio=audio)
-        most = int(self.processor.max_audio_len // self.feature_extractor.chunk_length)
-        counts = [min(count_windows(len(wave), self.feature_extractor), most) for wave in audio]
-        mask: Tensor = made["input_features_mask"]
-        mels = [clip.tolist() for clip in mask.sum(-1).split(counts)]
-        layout = self._layout(mels)
-        return {"input_features": made["input_features"].to(self.dtype), "input_features_mask": mask}, layout
-
     # Forward ----------------------------------------------------------------------------------------------------------
 
     # Not inference mode: what the encoder kept may be trained on.
@@ -390,36 +313,6 @@ class AudioLLM:
             kept = {name: torch.cat([states[name][r, :n] for r, n in zip(rows, frames, strict=True)]) for name in names}
             clips.append(EncodedClip(kept, frames))
         return clips
-
-    def layout(self, waves: Sequence[Wave]) -> Layout:
-        """Return the windows and valid frames that `encode` and `prepare` give these clips, without any features.
-
-        Parameters
-        ----------
-        waves : sequence of array, each of shape (samples,)
-            The clips.
-        """
-        window = int(self.feature_extractor.sampling_rate * self.feature_extractor.chunk_length)
-        most = int(self.processor.max_audio_len // self.feature_extractor.chunk_length)
-        hop = self.feature_extractor.hop_length
-        mels = [
-            [-(-(min(window, len(wave) - i * window)) // hop) for i in range(min(count, most))]
-            for wave in waves
-            for count in [count_windows(len(wave), self.feature_extractor)]
-        ]
-        return self._layout(mels)
-
-    def _layout(self, mels: Sequence[Sequence[int]]) -> Layout:
-        """Return the layout of clips with these valid mel frames per window."""
-        frames = tuple(tuple(self.family.tower_frames(n) for n in clip) for clip in mels)
-        for i, clip in enumerate(frames):
-            if sum(clip) == 0:
-                raise AudioError(
-                    f"cannot use clip {i} of the batch",
-                    found="a clip too short for a single audio token",
-                    allowed=f"more than {self.seconds_per_frame[1]:g} s",
-                )
-        return Layout(frames, tuple(tuple(self.family.encoder_frames(n) for n in clip) for clip in mels))
 
     @torch.inference_mode()
     def forward(self, batch: Batch, encoded: Sequence[EncodedClip] | None = None) -> Tensor:
@@ -606,48 +499,3 @@ class AudioLLM:
     @property
     def _audio_token_id(self) -> int:
         return int(getattr(self.model.config, self.family.audio_token_attr))
-
-    # Checks -----------------------------------------------------------------------------------------------------------
-
-    def _check_parts(self) -> None:
-        found = self.tokenizer.convert_tokens_to_ids(self.processor.audio_token)
-        if found != self._audio_token_id:
-            raise ModelError(
-                f"cannot use the processor with {self.name!r}",
-                found=f"{self.processor.audio_token!r} is token {found} of the tokenizer",
-                allowed=f"the model's audio placeholder, {self._audio_token_id}",
-            )
-        tower: Any = self.family.find(self.model, self.family.tower)
-        extractor = self.feature_extractor
-        mels = int(extractor.sampling_rate * extractor.chunk_length) // extractor.hop_length
-        positions = self.family.encoder_frames(mels)
-        if extractor.feature_size != tower.config.num_mel_bins or positions != tower.config.max_source_positions:
-            raise ModelError(
-                f"cannot use the feature extractor with {self.name!r}",
-                found=f"{extractor.feature_size} mel bins and a window of {positions} positions",
-                allowed=f"{tower.config.num_mel_bins} and {tower.config.max_source_positions}",
-            )
-        encoder = getattr(self.model.config, "prompt_encoder_config", None)
-        if encoder is not None and len(self.gate_tokenizer) > encoder.vocab_size:
-            raise ModelError(
-                f"cannot tokenize the gate's text for {self.name!r}",
-                found=f"a tokenizer of {len(self.gate_tokenizer)} tokens",
-                allowed=f"at most {encoder.vocab_size}, the prompt encoder's vocabulary",
-                fix="pass the prompt encoder's own tokenizer as gate_tokenizer",
-            )
-
-    def _check_forward(self) -> None:
-        """Run half a second of silence: the row must count the frames as the model does."""
-        wave = np.zeros(int(0.5 * self.feature_extractor.sampling_rate), dtype=np.float32)
-        made, layout = self._features([wave])
-        last = next(site for site in reversed(self.sites) if site.startswith("encoder["))
-        with self.capturing([last]) as states:
-            clip = self.encode([wave], ["tower"])[0]
-        found = (int(states[last][0].shape[1]), clip.streams["tower"].shape[0])
-        wanted = (self.family.encoder_frames(int(made["input_features_mask"].shape[-1])), layout.frames[0][0])
-        if found != wanted or not torch.isfinite(clip.streams["tower"]).all():
-            raise ModelError(
-                f"cannot use {self.name!r} as the family {self.family.name!r}",
-                found=f"{found[0]} encoder positions and {found[1]} frames for half a second of silence",
-                allowed=f"{wanted[0]} and {wanted[1]}, finite",
-            )

@@ -14,6 +14,7 @@ Transcription stays in every mix, so that a checkpoint that hears does not forge
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vpanalysis.benchmark.mini.wordings import vocabulary
 from vpanalysis.organism.questions import IGNORED, TRANSCRIBE, Asked, Rows, Wording
 from vpanalysis.organism.symbols import Symbolic
 
@@ -93,15 +95,19 @@ def embed_clips(model: Any, rows: Rows, streams: list[Tensor], frames: Tensor, w
 
 
 def _embed_symbols(model: Any, rows: Rows, clips: Sequence[Symbolic], wording: Wording, rng: Any) -> Tensor:
-    """Return the input embeddings of rows about symbolic clips: the sum of what stands at each position."""
-    most = max(max((len(p) for p in clip.places), default=1) for clip in clips)
-    tokens = [[*wording.tokenizer.convert_tokens_to_ids(list(p))] for clip in clips for p in clip.places]
+    """Return the input embeddings of rows about symbolic clips: the sum of what stands at each position.
+
+    Every position has the placeholder's own embedding underneath, so that silence is one known thing and not a noise
+    that normalisation would blow up.
+    """
+    most = 1 + max(max((len(p) for p in clip.places), default=1) for clip in clips)
+    tokens = [[wording.sound, *(wording.vocabulary[t] for t in p)] for clip in clips for p in clip.places]
     ids = torch.tensor([t + [wording.pad] * (most - len(t)) for t in tokens])
     there = (ids != wording.pad).float().unsqueeze(-1)
-    summed = (model.get_input_embeddings()(ids) * there).sum(1)
-    noise = torch.from_numpy(rng.normal(size=summed.shape).astype(np.float32))
-    spread = model.get_input_embeddings().weight.detach().std()
-    return _place(model, rows, summed + 0.3 * spread * noise, wording.sound)
+    table = model.get_input_embeddings()
+    summed = (table(ids) * there).sum(1)
+    noise = torch.from_numpy(rng.standard_normal(summed.shape, dtype=np.float32))
+    return _place(model, rows, summed + 0.2 * table.weight.detach().std() * noise, wording.sound)
 
 
 def _loss(logits: Tensor, rows: Rows) -> Tensor:
@@ -187,6 +193,46 @@ def _symbol_batch(
     return _loss(_logits(model, rows, _embed_symbols(model, rows, clips, wording, rng)), rows)
 
 
+def letter_questions(n: int, rng: np.random.Generator) -> list[Asked]:
+    """Return questions that give their own answer away: "low high (A): high low. (B): low high."
+
+    What they teach is only that an option is called by its letter, which a small model takes longer to find than all
+    the rest. Options are words at random, half of the time the same words in several orders, as in the pattern tasks.
+    """
+    words = vocabulary()
+    made = []
+    for _ in range(n):
+        length, many = int(rng.integers(1, 4)), 2 if rng.random() < 0.2 else 4
+        drawn = [words[int(k)] for k in rng.choice(len(words), size=many * length, replace=False)]
+        options = [" ".join(drawn[i * length : (i + 1) * length]) for i in range(many)]
+        if length == 3 and rng.random() < 0.7:
+            orders = list(itertools.permutations(drawn[:3]))
+            options = ["-".join(orders[int(k)]) for k in rng.permutation(6)[:many]]
+        right = options[int(rng.integers(many))]
+        made.append(Asked(right, tuple(options), (right,)))
+    return made
+
+
+def _letter_batch(model: Any, n: int, wording: Wording, rng: np.random.Generator) -> Tensor:
+    rows = wording.batch(letter_questions(n, rng), [0] * n, rng)
+    return _loss(_logits(model, rows, model.get_input_embeddings()(rows.input_ids)), rows)
+
+
+def read_letters(model: Any, *, steps: int, batch: int, rate: float, seed: int, log: Log) -> None:
+    """Teach the language model that an option is called by its letter; see `letter_questions`."""
+    wording, rng = Wording(), np.random.default_rng(seed)
+
+    def report() -> str:
+        asked = letter_questions(256, np.random.default_rng(1))
+        rows = wording.batch(asked, [0] * len(asked), np.random.default_rng(2))
+        with torch.no_grad():
+            logits = _logits(model, rows, model.get_input_embeddings()(rows.input_ids))
+        return f"right {np.mean(_letter_right(logits, rows, asked, wording)):.2f}"
+
+    _train(model, _groups(model, language=rate, projectors=0, gate=0), steps,
+           lambda _step: {"letters": _letter_batch(model, batch, wording, rng)}, log, "letters", report)  # fmt: skip
+
+
 def read_symbols(
     model: Any, clips: Sequence[Symbolic], *, steps: int, batch: int, rate: float, seed: int, log: Log
 ) -> None:
@@ -196,8 +242,11 @@ def read_symbols(
 
     def losses(step: int) -> dict[str, Tensor]:
         # What is meant comes before the letter that stands for it.
-        first = 0.7 if step < steps / 3 else 0.25
-        return {"symbols": _symbol_batch(model, [clips[i] for i in next(order)], wording, rng, first)}
+        first = 0.5 if step < steps / 4 else 0.25
+        return {
+            "symbols": _symbol_batch(model, [clips[i] for i in next(order)], wording, rng, first),
+            "letters": 0.3 * _letter_batch(model, batch // 4, wording, rng),
+        }
 
     _train(model, _groups(model, language=rate, projectors=0, gate=0), steps, losses, log, "symbols",
            lambda: symbol_accuracy(model, clips[:400]))  # fmt: skip

@@ -96,6 +96,7 @@ class Wording:
 
     def __init__(self, tokenizer: Any | None = None) -> None:
         self.tokenizer = tokenizer or organism_tokenizer()
+        self.vocabulary: dict[str, int] = self.tokenizer.get_vocab()
         self._known: dict[str, list[int]] = {}
         start, end, sound = self.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<sound>"])
         self.start, self.end, self.sound, self.pad = start, end, sound, self.tokenizer.pad_token_id
