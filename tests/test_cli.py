@@ -128,7 +128,7 @@ def test_version(call: Callable[..., Result]) -> None:
         (("mini", "info", "--split", "dev"), "'dev'"),
         (("mini", "render", "gender_prediction/test-9", "a.wav"), "did you mean"),
         (("mini", "render", "gender_prediction/test-0000", "no/where.wav"), "no folder"),
-        (("mini", "export", "x", "--task", "gender"), "did you mean 'gender_prediction'"),
+        (("mini", "export", "x", "--task", "gender_predicton"), "did you mean 'gender_prediction'"),
         (("run", "mini", "nothing.json", "--out", "x"), "no such file"),
     ],
 )
@@ -238,14 +238,15 @@ def test_score_of_replies_made_elsewhere(call: Callable[..., Result], runs: Path
     run = vpanalysis.open_run(runs / "one")
     bench = tmp_path / "vox"
     assert call("mini", "export", bench, "-t", "gender_prediction", "-n", 36, "-q").code == 0
-    lines = [json.dumps({"id": i, "prediction": p}) for i, p in zip(run.predictions["id"], run.predictions["truth"])]
+    truths = run.predictions.set_index("id")["truth"]
+    lines = [json.dumps({"id": key, "prediction": truth}) for key, truth in truths.items()]
     replies = tmp_path / "replies.jsonl"
     replies.write_text("\n".join(lines[:-1]))
     found = call("score", "--predictions", replies, "--benchmark", bench, "--json").json
     estimates = {(row["task"], row["metric"]): row["estimate"] for row in found["rows"]}
     assert estimates["overall", "acc_gt"] == 1
     assert len(found["replies"]["missing"]) == 1
-    assert "missing" in call("score", "--predictions", replies, "--benchmark", bench).out
+    assert "1 items without a reply" in call("score", "--predictions", replies, "--benchmark", bench).out
 
 
 def test_compare(call: Callable[..., Result], runs: Path) -> None:

@@ -89,8 +89,6 @@ def describe(
         "prompt": {**template.to_dict(), "sha": template.sha},
         "parser_version": PARSER_VERSION,
         "plan": {site: [str(reducer) for reducer in kept] for site, kept in plan.items()},
-        "encoder_sha": llm.encoder_sha,
-        "dtype": dtype_name(llm),
         "store_dtype": store_dtype,
         "generate": generate,
         "text_scores": text_scores,

@@ -438,8 +438,7 @@ def _run(call: Callable[..., Any], words: list[str], debug: bool) -> int:
     try:
         code = call(args=words, prog_name="vpanalysis", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        _console.remark("interrupted; call it again to go on")
-        return 130
+        code = 130
     except Exception as error:
         from vpanalysis.errors import VPError
 
@@ -455,6 +454,8 @@ def _run(call: Callable[..., Any], words: list[str], debug: bool) -> int:
             return 2
         _console.remark(f"vpanalysis: unexpected {_console.as_sentence(error)}; --debug shows where")
         return 1
+    if code == 130:  # newer parsers return it, older ones raise
+        _console.remark("interrupted; call it again to go on")
     return code if isinstance(code, int) else 0
 
 

@@ -183,6 +183,8 @@ def reproduce(
                 pool.map(_listen, parts, desc="synthesize and encode", unit="clip", sizes=sizes)
         with _timed(seconds, "run"):
             runs = dict(zip(names, _run_all(pool, names, limit, folder, items), strict=True))
+    # Fresh processes for what only reads: those before keep torch and a model, which is half of their memory.
+    with Pool(workers, progress=progress) as pool:
         with _timed(seconds, "score"):
             scores = pool.map(_score, [(path,) for path in runs.values()], desc="score", unit="run")
         with _timed(seconds, "probe"):

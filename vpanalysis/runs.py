@@ -237,8 +237,10 @@ def encode_clips(
     with tqdm(total=len(bench), desc="encode", unit="clip", disable=not progress) as bar:
         for block, heard in ahead(passes, bench, list(bounds(len(bench), 64))):
             for rows in passes.groups(heard):
-                passes.encode([block[i] for i in rows], [heard[i] for i in rows])
                 usable += len(rows)
+                if all(heard[i].wave is None for i in rows):
+                    continue  # all of them are there
+                passes.encode([block[i] for i in rows], [heard[i] for i in rows])
             release(block)
             bar.update(len(block))
     return usable

@@ -28,7 +28,11 @@ def facts(item: Item, slot: int) -> list[str]:
     own = [f"o {option}", f"b {believed}", f"s {slot}"]
     pairs = [f"{a} & {b}" for i, a in enumerate(own) for b in own[i + 1 :]]
     context = [f"q {item.question}", f"said {said}", f"set {offered}", f"set {offered} said {said}", f"order {order}"]
-    context += [f"w {word}" for word in set(words)] + [f"n {len(words)}", f"q {item.question} said {said}"]
+    context += [f"w {word}" for word in sorted(set(words))] + [
+        f"n {len(words)}",
+        f"k {len(item.said)}",
+        f"q {item.question} said {said}",
+    ]
     return own + pairs + [f"{c} & {mine}" for c in context for mine in (own[0], own[1], pairs[0], own[2])]
 
 
@@ -90,29 +94,39 @@ def test_text_alone_does_not_tell_the_truth_of_neutral_clips(replies: tuple[list
     neutral = [(item, answer) for item, answer in zip(*replies, strict=True) if item.condition == "neutral"]
     for task in TASKS:
         right = np.array([item.truth == answer for item, answer in neutral if item.task_name == task])
-        # Rise-fall and fall-rise are offered and never true, as in the release: a guess among two is right half the time.
+        # Rise-fall and fall-rise are offered and never true, as in the release, which leaves a guess among two.
         possible = 2 if task in ("gender_prediction", "intonation_perception") else 4
         assert abs(right.mean() - 1 / possible) < 3.3 * np.sqrt((1 - 1 / possible) / possible / len(right)), task
 
 
 def leak_in_words(item: Item) -> Item:
+    """Congruent twins end with a word of their own."""
     return replace(item, transcript=f"{item.transcript} truly") if item.condition == "congruent" else item
 
 
 def leak_in_order(item: Item) -> Item:
-    first = (item.truth, *(c for c in item.choices if c != item.truth))
-    return replace(item, choices=first)
+    """The truth is always (A)."""
+    return replace(item, choices=(item.truth, *(c for c in item.choices if c != item.truth)))
 
 
-def leak_in_claims(item: Item) -> Item:
-    """Conflict items of a reader's dream: they claim a label that is never true."""
-    true_here = "Female" if item.condition == "congruent" else "Male"
-    return item if item.truth == true_here else replace(item, transcript=f"{item.transcript} honestly")
+def leak_in_options(item: Item) -> Item:
+    """Both orders of the claimed level, the truth and one more: only conflict words then assert two options."""
+    claimed, true = item.foils[0].split("-")[0], item.truth.split("-")[0]
+    (third,) = {"high", "medium", "low"} - {claimed, true}
+    other = next(c for c in item.choices if c.startswith(true) and c != item.truth)
+    changed = tuple(f"{third}-{true}-{claimed}" if c == other else c for c in item.choices)
+    return replace(item, choices=changed, said=tuple(c for c in item.said if c != other))
 
 
-@pytest.mark.parametrize("leak", [leak_in_words, leak_in_order, leak_in_claims])
-def test_the_rule_finds_a_planted_leak(leak: Callable[[Item], Item]) -> None:
-    task = "gender_prediction"
+@pytest.mark.parametrize(
+    ("leak", "task"),
+    [
+        (leak_in_words, "gender_prediction"),
+        (leak_in_order, "age_prediction"),
+        (leak_in_options, "pitch_comparison"),
+    ],
+)
+def test_the_rule_finds_a_planted_leak(leak: Callable[[Item], Item], task: str) -> None:
     train, test = ([leak(item) for item in mini.load(split=split, tasks=task)] for split in ("train", "test"))
     found = hearing(scored(test, blind(train, test)))
-    assert found["low"] > 0.3, found
+    assert found["low"] > 0.2, found

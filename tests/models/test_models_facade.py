@@ -97,7 +97,7 @@ def test_layout_counts_as_the_processor_and_the_tower_do(pclm, waves):
     lengths = [640 * 3, *rng.integers(1500, 120_000, size=30).tolist(), 32_000, 32_001, 64_000, 31_999]
     clips = [np.zeros(n, dtype=np.float32) for n in lengths]
     layout = pclm.layout(clips)
-    inputs, made = pclm._features(clips)
+    inputs, made = pclm.features(clips)
     assert made == layout
     tokens = pclm.processor(text=["<sound>"] * len(clips), audio=clips)["input_ids"]
     assert (tokens == 4).sum(-1).tolist() == list(layout.audio_tokens)
@@ -328,3 +328,4 @@ def test_repr_is_worth_printing(pclm):
     text = repr(pclm)
     assert "4 layers, 40 ms a position" in text
     assert "encoder[0], encoder[2], tower" in text
+    assert pclm._repr_html_().startswith("<pre>AudioLLM &#x27;tiny&#x27;")

@@ -8,14 +8,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM
 
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
 from vpanalysis.errors import ModelError
+from vpanalysis.models.mixer import outputs_of
 from vpanalysis.models.pclm import (
     AudioFlamingo3PCLMConfig,
     AudioFlamingo3PCLMForConditionalGeneration,
     AudioFlamingo3PCLMModel,
     PromptGate,
-    outputs_of,
 )
-from vpanalysis.models.split import PCLM_FIELDS
+from vpanalysis.models.pclm_config import PCLM_FIELDS
 
 
 def graft(source, target):
@@ -60,7 +60,7 @@ def test_layer_convention_names_the_block(tiny, waves, convention, exposed, laye
     llm = tiny.llm(model)
     assert llm.streams == (*(f"encoder[{i}]" for i in layers), "tower")
     sites = [f"encoder[{i}]" for i in layers]
-    inputs, _ = llm._features(waves[:1])
+    inputs, _ = llm.features(waves[:1])
     with torch.no_grad(), llm.capturing([*sites, "tower"]) as states:
         streams, frames, _ = model.model.encode_streams(**inputs)
     tower = model.model.audio_tower
@@ -74,7 +74,7 @@ def test_layer_convention_names_the_block(tiny, waves, convention, exposed, laye
 def test_hidden_states_k_of_hugging_face_is_exposed_layer_k(tiny, waves):
     model = tiny.pclm(mid_pool="avg")
     llm = tiny.llm(model)
-    inputs, _ = llm._features(waves[:1])
+    inputs, _ = llm.features(waves[:1])
     with torch.no_grad():
         streams, _, _ = model.model.encode_streams(**inputs)
         entries = model.model.audio_tower(**inputs, output_hidden_states=True).hidden_states
@@ -84,7 +84,7 @@ def test_hidden_states_k_of_hugging_face_is_exposed_layer_k(tiny, waves):
 
 def test_the_last_layer_exposed_equals_the_tower(tiny, waves):
     model = tiny.pclm(expose_layers=[4])
-    inputs, _ = tiny.llm(model)._features(waves[:1])
+    inputs, _ = tiny.llm(model).features(waves[:1])
     with torch.no_grad():
         streams, _, _ = model.model.encode_streams(**inputs)
     assert torch.equal(streams[0], streams[1])
@@ -173,7 +173,7 @@ def test_final_sources_have_the_same_parameters_and_no_middle_layer(tiny, waves)
     llm = tiny.llm(final)
     assert llm.stream_inputs == ("tower",)
     assert len(set(llm.streams)) == len(llm.streams) == 3
-    inputs, _ = llm._features(waves[:1])
+    inputs, _ = llm.features(waves[:1])
     with torch.no_grad():
         streams, _, out = final.model.encode_streams(**inputs)
     assert all(torch.equal(stream, out.last_hidden_state) for stream in streams)

@@ -11,7 +11,7 @@ from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
 
 
 def features(llm: Any, waves: list[Any]) -> dict[str, torch.Tensor]:
-    inputs, _ = llm._features(waves)
+    inputs, _ = llm.features(waves)
     return inputs
 
 

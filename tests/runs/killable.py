@@ -9,13 +9,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import fakes  # noqa: E402
-import pyarrow.parquet  # noqa: E402, F401
-import safetensors.torch  # noqa: E402, F401
-import zarr.codecs  # noqa: E402, F401
+import fakes
+import pyarrow.parquet  # noqa: F401
+import safetensors.torch  # noqa: F401
+import zarr.codecs  # noqa: F401
 
-from vpanalysis.errors import RunError  # noqa: E402
-from vpanalysis.runs import run  # noqa: E402
+from vpanalysis.errors import RunError
+from vpanalysis.runs import run
 
 
 def main() -> None:

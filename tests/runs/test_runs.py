@@ -30,7 +30,9 @@ def _own_cache(monkeypatch, tmp_path):
 def assert_same_run(a, b, atol=0.0):
     """Equal value for value, or up to `atol` in floats."""
     for column in PREDICTION_COLUMNS:
-        left, right = ([None if pd.api.types.is_scalar(v) and pd.isna(v) else v for v in r.predictions[column]] for r in (a, b))
+        left, right = (
+            [None if pd.api.types.is_scalar(v) and pd.isna(v) else v for v in r.predictions[column]] for r in (a, b)
+        )
         if atol and column in ("option_logprobs", "text_scores"):
             for x, y in zip(left, right, strict=True):
                 np.testing.assert_allclose(x or [], y or [], atol=atol)
@@ -53,7 +55,9 @@ def test_a_run_holds_items_predictions_states_and_gates(tmp_path):
     assert table["windows"].tolist() == [3 if i == 4 else 1 for i in range(19)]
     assert table["seconds"].iloc[3] == pytest.approx(bench[3].duration_s)
     for logprobs, picked in zip(table["option_logprobs"], table["pred_logits"], strict=True):
-        assert np.exp(logprobs).sum() == pytest.approx(1, abs=1e-5) and picked == ["Female", "Male"][np.argmax(logprobs)]
+        assert (
+            np.exp(logprobs).sum() == pytest.approx(1, abs=1e-5) and picked == ["Female", "Male"][np.argmax(logprobs)]
+        )
     assert table["pred_generated_raw"].str.contains(r"^\(").all() and table["parse_status"].eq("ok").all()
     assert made.sites == list(llm.sites)
     assert made.states("encoder[1]").shape == (19, 16) and made.states("encoder[1]", "segments").shape == (19, 6, 16)
@@ -64,9 +68,7 @@ def test_a_run_holds_items_predictions_states_and_gates(tmp_path):
     assert data["encoder_segments6"].dims == ("item", "encoder_layer", "segment", "encoder_feature")
     assert data["task"].values.tolist() == table["task_name"].tolist()
     assert json.loads(str(data["said"].values[0])) == list(bench[0].said)
-    np.testing.assert_array_equal(
-        data["encoder_mean"].sel(encoder_layer="tower").values, made.states("tower", "mean")
-    )
+    np.testing.assert_array_equal(data["encoder_mean"].sel(encoder_layer="tower").values, made.states("tower", "mean"))
 
 
 def test_states_are_what_a_raw_hook_sees(tmp_path):
@@ -77,7 +79,9 @@ def test_states_are_what_a_raw_hook_sees(tmp_path):
         layout = llm.layout([wave])
         seen = {}
         handles = [
-            llm.module_of(site).register_forward_hook(lambda _m, _a, out, site=site: seen.setdefault(site, out))
+            llm.module_of(site).register_forward_hook(
+                lambda _m, _a, out, site=site, seen=seen: seen.setdefault(site, out)
+            )
             for site in llm.sites
             if site != "options"
         ]
@@ -170,7 +174,14 @@ def test_an_unusable_clip_fails_alone_with_its_reason(tmp_path, audio, reason):
     row = made.predictions.iloc[3]
     assert row["status"] == "failed" and pd.isna(row["windows"])
     assert made.predictions["reason"].str.contains(reason).fillna(False).tolist() == [i == 3 for i in range(10)]
-    for column in ("pred_logits", "option_logprobs", "pred_text_score", "pred_generated", "pred_generated_raw", "parse_status"):
+    for column in (
+        "pred_logits",
+        "option_logprobs",
+        "pred_text_score",
+        "pred_generated",
+        "pred_generated_raw",
+        "parse_status",
+    ):
         assert row[column] is None and made.predictions[column].drop(3).notna().all()
     for site in made.sites:
         for reducer in made.reducers(site):
@@ -208,7 +219,9 @@ def test_seven_checkpoints_with_one_encoder_encode_and_decode_each_clip_once(tmp
         llm = FakeLLM(head_seed=seed)
         made = run(llm, bench, tmp_path / str(seed), **QUIET)
         encoded.append(llm.encoded - 1)
-        alone = run(FakeLLM(head_seed=seed), bench, tmp_path / f"alone-{seed}", **QUIET, cache=None) if seed == 3 else None
+        alone = (
+            run(FakeLLM(head_seed=seed), bench, tmp_path / f"alone-{seed}", **QUIET, cache=None) if seed == 3 else None
+        )
         if alone is not None:
             assert_same_run(made, alone)
             CountingAudio.loads -= 20
@@ -286,10 +299,29 @@ def test_sites_and_reducers_can_be_chosen(tmp_path):
     assert lengths.tolist() == [sum(c) for c in FakeLLM().layout([i.audio.load() for i in bench]).frames]
     np.testing.assert_allclose(np.nanmean(frames, axis=1), made.states("tower", "segments(3)").mean(1), atol=1e-5)
     assert made.gates is None
-    with pytest.raises(RunError, match="cannot read a site.*allowed: 'encoder"):
+    with pytest.raises(RunError, match=r"cannot read a site.*allowed: 'encoder"):
         made.states("encoder[0]")
     with pytest.raises(RunError, match=r"this was not recorded; allowed: 'mean', 'segments\(6\)'"):
         made.states("encoder[1]", "last")
+
+
+def test_frames_come_back_from_the_cache_and_of_text_sites(tmp_path):
+    bench = make_benchmark(9, bad=(1,), long=(2,))
+    more = {"reducers": {"encoder[0]": "frames", "text[-1]": ["frames", "last"]}}
+    made = [run(FakeLLM(), bench, tmp_path / name, **QUIET, **more) for name in ("fill", "hit")]
+    made.append(run(FakeLLM(), bench, tmp_path / "none", **QUIET, **more, cache=None))
+    assert_same_run(made[0], made[1])
+    assert_same_run(made[0], made[2])
+    for row in (0, 2):
+        positions = (~np.isnan(made[0].states("text[1]", "frames")[row, :, 0])).sum()
+        last = made[0].states("text[1]", "frames")[row, positions - 1]
+        np.testing.assert_array_equal(last, made[0].states("text[1]", "last")[row])
+    assert made[0].activations["encoder_frames"].dims == (
+        "item",
+        "encoder_frames_layer",
+        "encoder_frame",
+        "encoder_feature",
+    )
 
 
 def test_nothing_but_predictions(tmp_path):
@@ -328,7 +360,7 @@ def test_a_finished_run_returns_at_once(tmp_path, capsys):
         (lambda a: a | {"benchmark": make_benchmark(9, seed=1)}, "benchmark items"),
         (lambda a: a | {"benchmark": make_benchmark(8)}, "benchmark items"),
         (lambda a: a | {"template": PromptTemplate("mine", user="{options} {question}")}, "prompt template.*'mine'"),
-        (lambda a: a | {"sites": "encoder[*]"}, r"sites and reducers \(encoder.stem: mean/segments\(6\) against nothing"),
+        (lambda a: a | {"sites": "encoder[*]"}, r"sites and reducers \(encoder.stem: mean/segments\(6\) against"),
         (lambda a: a | {"reducers": {"tower": "last"}}, r"tower: mean/segments\(6\) against last"),
         (lambda a: a | {"generate": True}, "generation"),
         (lambda a: a | {"text_scores": True}, "text scores"),
@@ -340,7 +372,7 @@ def test_going_on_with_something_else_is_refused_by_name(tmp_path, change, named
     asked = {"model": FakeLLM(), "benchmark": make_benchmark(9), "out": tmp_path / "r", **QUIET}
     run(**asked)
     other = change(asked)
-    with pytest.raises(RunError, match=f"cannot go on with the Run.*{named}.*force=True"):
+    with pytest.raises(RunError, match=rf"cannot go on with the Run.*{named}.*force=True"):
         run(**other)
     assert_same_run(run(**other, force=True), run(**{**other, "out": tmp_path / "s"}))
 
@@ -357,7 +389,7 @@ def test_another_batch_size_may_finish_a_run(tmp_path):
 def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for force in (False, True):
-        with pytest.raises(RunError, match="other things there, such as 'notes.txt'"):
+        with pytest.raises(RunError, match=r"other things there, such as 'notes\.txt'"):
             run(FakeLLM(), make_benchmark(3), tmp_path, progress=False, force=force)
     with pytest.raises(RunError, match="a file"):
         run(FakeLLM(), make_benchmark(3), tmp_path / "notes.txt", progress=False)
@@ -380,7 +412,9 @@ def test_bytes_are_estimated_and_printed_first(tmp_path, capsys):
     assert "40 of 40 items to do" in said and "to write to" in said and "encoded clips" in said
     store = made._store
     promised = 40 * store.bytes_per_item
-    written = sum(p.stat().st_size for v in store.variables for p in (tmp_path / "r/activations.zarr" / v.name).glob("c.*"))
+    written = sum(
+        p.stat().st_size for v in store.variables for p in (tmp_path / "r/activations.zarr" / v.name).glob("c.*")
+    )
     assert promised <= written <= 1.3 * promised + 40 * 200
     capsys.readouterr()
     run(FakeLLM(), make_benchmark(4), tmp_path / "s", progress=False)
@@ -389,7 +423,7 @@ def test_bytes_are_estimated_and_printed_first(tmp_path, capsys):
 
 def test_too_little_space_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(vpanalysis._space, "_free", lambda folder: (64 << 20) + 1000)
-    with pytest.raises(RunError, match="free on the disk.*to write.*free some space"):
+    with pytest.raises(RunError, match=r"free on the disk.*to write.*free some space"):
         run(FakeLLM(), make_benchmark(40), tmp_path / "r", progress=False)
     monkeypatch.undo()
     assert run(FakeLLM(), make_benchmark(40), tmp_path / "r", progress=False).is_complete
@@ -407,8 +441,9 @@ def test_a_cache_that_may_not_fit_is_left_out(tmp_path, monkeypatch, capsys):
 def test_open_run_needs_neither_torch_nor_a_model(tmp_path):
     run(FakeLLM(), make_benchmark(9), tmp_path / "r", **QUIET)
     code = (
-        "import sys, vpanalysis as vp; r = vp.open_run(sys.argv[1]); r.predictions; r.gates; r.states('tower'); r.activations;"
-        "repr(r); r._repr_html_(); r.agreement(); r.letter_bias(); print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+        "import sys, vpanalysis as vp; r = vp.open_run(sys.argv[1])\n"
+        "r.predictions, r.gates, r.states('tower'), r.activations, r.agreement(), r.letter_bias(), repr(r), r._repr_html_()\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "r")], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -468,9 +503,16 @@ def test_an_unfinished_run_is_a_shorter_one(tmp_path):
 
 def test_reprs_escape_what_comes_from_data(tmp_path):
     bench = make_benchmark(4)
-    items = [type(i)(**{**{f: getattr(i, f) for f in i.__dataclass_fields__}, "task_name": "<script>x</script>"}) for i in bench]
+    items = [
+        type(i)(**{**{f: getattr(i, f) for f in i.__dataclass_fields__}, "task_name": "<script>x</script>"})
+        for i in bench
+    ]
     made = run(FakeLLM("<b>"), Benchmark(items, name="<i>", source="s"), tmp_path / "r", progress=False)
-    assert "<script>" not in made._repr_html_() and "<b>" not in made._repr_html_() and "&lt;script&gt;" in made._repr_html_()
+    assert (
+        "<script>" not in made._repr_html_()
+        and "<b>" not in made._repr_html_()
+        and "&lt;script&gt;" in made._repr_html_()
+    )
     assert "4 of 4 items" in repr(made)
 
 
@@ -505,7 +547,7 @@ def test_the_manifest_names_what_numbers_depend_on(tmp_path):
     made = run(llm, bench, tmp_path / "r", progress=False).manifest
     assert made["model"]["weights"] == llm.weights_sha and made["benchmark"]["sha"] == bench.sha
     assert made["prompt"]["sha"] == DEFAULT_PROMPT.sha and made["parser_version"] == "1.0"
-    assert made["plan"]["tower"] == ["mean", "segments(6)"] and made["dtype"] == "float32"
+    assert made["plan"]["tower"] == ["mean", "segments(6)"] and made["model"]["dtype"] == "float32"
     assert {"torch", "transformers", "numpy", "zarr", "python"} <= set(made["versions"])
     assert made["code"]["version"] == "0.1.0" and made["letters"] == {"A": "one token", "B": "one token"}
 

@@ -28,20 +28,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vpanalysis.errors import AudioError, ModelError
+from vpanalysis.errors import ModelError
+from vpanalysis.models._checks import check_forward, check_parts
+from vpanalysis.models._inputs import InputMaker, Wave
 from vpanalysis.models._letters import LetterTable, letter_table
 from vpanalysis.models._sites import module_of_site, sites_of, state_of
 from vpanalysis.models._weights import digest, digest_of
 from vpanalysis.models.batch import Batch, EncodedClip, Layout, stack_clips
 from vpanalysis.models.families import Family, family_of
-from vpanalysis.models.pclm import outputs_of, pool_state
-from vpanalysis.models.processing import count_windows, gate_inputs
+from vpanalysis.models.mixer import outputs_of, pool_state
 from vpanalysis.models.split import parts_of
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
     from vpanalysis.benchmark.prompts import PromptTemplate
 
 __all__ = ["AudioLLM"]
-
-Wave = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class AudioLLM:
@@ -119,9 +118,11 @@ class AudioLLM:
         self.max_seconds = float(self.feature_extractor.chunk_length)
         self.seconds_per_frame = self.family.seconds_per_frame(self.feature_extractor)
         self._letters: LetterTable = {}
-        self._check_parts()
+        reads = None if self.streams is None else model.config.gate_text
+        self._maker = InputMaker(processor, self.gate_tokenizer, self.family, reads)
+        check_parts(self)
         if check:
-            self._check_forward()
+            check_forward(self)
 
     @property
     def device(self) -> torch.device:
@@ -145,6 +146,9 @@ class AudioLLM:
             f"  text     {text} layers\n"
             f"  on       {self.device}, {str(self.dtype).removeprefix('torch.')}"
         )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"
 
     # Places -----------------------------------------------------------------------------------------------------------
 
@@ -202,7 +206,11 @@ class AudioLLM:
 
     def prompt(self, item: Item, template: PromptTemplate) -> str:
         """Return the whole text of a row: chat form, one audio placeholder, question, answer prefix."""
-        return self._chat(template.render(item)) + template.answer_prefix
+        return self._maker.prompt(item, template)
+
+    def gate_text(self, item: Item, template: PromptTemplate) -> str:
+        """Return the text that the gate reads for `item` (config field `gate_text`)."""
+        return self._maker.gate_text(item, template)
 
     def prepare(
         self,
@@ -237,34 +245,51 @@ class AudioLLM:
         ModelError
             If the numbers of items, clips and answers differ.
         """
-        given = encoded if encoded is not None else waves
-        for what, sequence in (("clips", given), ("answers", answers)):
-            if sequence is not None and len(sequence) != len(items):
-                raise ModelError("cannot prepare a batch", found=f"{len(items)} items and {len(sequence)} {what}")
-        if given is None or not items:
-            raise ModelError("cannot prepare a batch", found="no clips" if items else "no items")
-        inputs: dict[str, Tensor] = {}
-        if encoded is not None:
-            frames = tuple(clip.windows for clip in encoded)
-            layout = Layout(frames, tuple(tuple(2 * n for n in clip) for clip in frames))
-        else:
-            inputs, layout = self._features(cast("Sequence[Wave]", waves))
-        prompts = tuple(self.prompt(item, template) for item in items)
-        rows, counts = self._rows(prompts, layout, self._continuations(items, template, answers))
-        inputs |= self._padded(rows)
-        if self.streams is not None:
-            texts = [self.gate_text(item, template) for item in items]
-            inputs |= gate_inputs(self.gate_tokenizer, texts)
-            inputs["audio_windows"] = torch.tensor(layout.windows)
-        return Batch(
-            items=tuple(items),
-            inputs={name: tensor.to(self.device) for name, tensor in inputs.items()},
-            prompts=prompts,
-            prefix=template.answer_prefix,
-            layout=layout,
-            encoded=None if encoded is None else tuple(encoded),
-            answer_tokens=counts,
-        )
+        batch = self._maker.batch(items, waves, template, answers, encoded)
+        batch.inputs = {name: self._moved(tensor) for name, tensor in batch.inputs.items()}
+        return batch
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype) if tensor.is_floating_point() else tensor.to(self.device)
+
+    def features(self, waves: Sequence[Wave]) -> tuple[dict[str, Tensor], Layout]:
+        """Return log-mel features, made by the model's own processor, and how the clips lie in their rows.
+
+        Parameters
+        ----------
+        waves : sequence of array, each of shape (samples,), float32, 16 kHz
+            The clips.
+
+        Returns
+        -------
+        inputs : dict of str to Tensor
+            ``input_features``, shape (windows, mel bins, mel frames), and ``input_features_mask``, shape (windows, mel
+            frames), on the model's device.
+        layout : Layout
+            Windows and valid frames.
+
+        Raises
+        ------
+        AudioError
+            If a clip is too short for a single audio token.
+        """
+        inputs, layout = self._maker.features(waves)
+        return {name: self._moved(tensor) for name, tensor in inputs.items()}, layout
+
+    def layout(self, waves: Sequence[Wave]) -> Layout:
+        """Return the windows and valid frames that these clips will have, without making features.
+
+        Parameters
+        ----------
+        waves : sequence of array, each of shape (samples,)
+            The clips.
+
+        Raises
+        ------
+        AudioError
+            If a clip is too short for a single audio token.
+        """
+        return self._maker.layout(waves)
 
     # Forward ----------------------------------------------------------------------------------------------------------
 
@@ -298,8 +323,7 @@ class AudioLLM:
                 raise ModelError(
                     "cannot keep a stream of the encoder", found=repr(name), allowed=["tower", *layers], word=name
                 )
-        inputs, layout = self._features(waves)
-        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        inputs, layout = self.features(waves)
         tower: Any = self.family.find(self.model, self.family.tower)
         exposed = sorted((name for name in names if name != "tower"), key=layers.__getitem__)
         with outputs_of([tower.layers[layers[name]] for name in exposed]) as raw:

@@ -28,7 +28,8 @@ import torch
 from vpanalysis.errors import ModelError
 from vpanalysis.models.facade import AudioLLM
 from vpanalysis.models.families import family_of
-from vpanalysis.models.split import PCLM_FIELDS, is_split, read_split
+from vpanalysis.models.pclm_config import PCLM_FIELDS
+from vpanalysis.models.split import is_split, read_split
 
 __all__ = ["ORGANISMS", "load_model", "organism_folder"]
 

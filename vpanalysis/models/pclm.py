@@ -25,33 +25,25 @@ Worked example::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import (
-    AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
     AutoConfig,
     AutoModel,
     AutoModelForMultimodalLM,
     AutoProcessor,
-    BertConfig,
-    BertModel,
 )
-from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.audioflamingo3.modeling_audioflamingo3 import (
-    AudioFlamingo3Model,
-    AudioFlamingo3MultiModalProjector,
-)
+from transformers.models.audioflamingo3.modeling_audioflamingo3 import AudioFlamingo3Model
 
 from vpanalysis.errors import ModelError
+from vpanalysis.models.mixer import PromptConditionedLayerMixer, PromptGate, outputs_of, pool_state
+from vpanalysis.models.pclm_config import AudioFlamingo3PCLMConfig
 from vpanalysis.models.processing import AudioFlamingo3PCLMProcessor
 
 __all__ = [
@@ -60,282 +52,9 @@ __all__ = [
     "AudioFlamingo3PCLMModel",
     "PromptConditionedLayerMixer",
     "PromptGate",
-    "outputs_of",
-    "pool_state",
 ]
 
 StreamStates: TypeAlias = "list[Float[Tensor, 'windows frames width']]"
-
-# BERT-small (google/bert_uncased_L-4_H-512_A-8), the size that the model card names.
-_BERT_SMALL = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 2048}
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "layer_index_convention": ("block_output_1based", "block_output_0based"),
-    "mid_pool": ("avg_norm", "avg"),
-    "gate_order": ("ascending_final_last", "final_first"),
-    "gate_text": ("question", "question_options", "chat"),
-    "bert_pooling": ("cls", "mean"),
-    "gate_mode": ("prompt", "static", "clamped"),
-    "stream_sources": ("layers", "final"),
-}
-
-
-class AudioFlamingo3PCLMConfig(AudioFlamingo3Config):
-    """Configuration of AF3 with a prompt-conditioned layer mixer.
-
-    The fields of `AudioFlamingo3Config`, and those below. Each marked *(unknown)* is something that neither the paper
-    nor the model card says; its default is the natural reading, and a checkpoint that was trained otherwise is loaded
-    by setting the field, not by changing code.
-
-    Parameters
-    ----------
-    expose_layers : list of int
-        Exposed encoder layers in ascending order, numbered as in the paper: ``[5, 15, 25, 30]`` of 32.
-    layer_index_convention : {"block_output_1based", "block_output_0based"}
-        *(unknown)* What "layer k" is: the output of the k-th block counted from 1, ``encoder[k - 1]``, which is also
-        ``hidden_states[k]`` of Hugging Face; or counted from 0, ``encoder[k]``.
-    mid_pool : {"avg_norm", "avg"}
-        *(unknown)* What is done to an exposed layer before its projector: the tower's average pooling over two frames
-        followed by the tower's final LayerNorm, as the final layer gets it and as a projector cloned from the final
-        one expects it; or pooling alone.
-    gate_order : {"ascending_final_last", "final_first"}
-        *(unknown)* Order of the gate MLP's outputs. The weights that `PromptGate` returns are always in the order of
-        the streams: exposed layers ascending, then final.
-    gate_text : {"question", "question_options", "chat"}
-        *(unknown)* Which text the gate reads: the question, the question with its options, or the whole chat prompt.
-    bert_pooling : {"cls", "mean"}
-        *(unknown)* How token states become one vector: the first token, or the mean over valid tokens.
-    gate_mode : {"prompt", "static", "clamped"}
-        ``"prompt"``: the paper's gate. ``"static"``: learned weights that no prompt changes, the control that the paper
-        lacks. ``"clamped"``: fixed weights, from `gate_weights`.
-    gate_weights : list of float, optional
-        The fixed weights of ``"clamped"``, one per stream; all on the final stream by default.
-    stream_sources : {"layers", "final"}
-        ``"final"`` feeds the tower's output to every stream: the same parameters without access to middle layers.
-    gate_mlp_dims : list of int
-        *(unknown)* Widths of the hidden layers of the gate's MLP.
-    gate_mlp_act : str
-        *(unknown)* Activation of the gate's MLP, as Hugging Face names it.
-    prompt_encoder_config : dict or BertConfig, optional
-        The prompt encoder; BERT-small by default. Unused, and None, unless `gate_mode` is ``"prompt"``.
-
-    Raises
-    ------
-    ModelError
-        If a field has a value that is not allowed.
-    """
-
-    model_type = "audioflamingo3_pclm"
-
-    expose_layers: list[int] | None = None
-    layer_index_convention: str = "block_output_1based"
-    mid_pool: str = "avg_norm"
-    gate_order: str = "ascending_final_last"
-    gate_text: str = "question"
-    bert_pooling: str = "cls"
-    gate_mode: str = "prompt"
-    gate_weights: list[float] | None = None
-    stream_sources: str = "layers"
-    gate_mlp_dims: list[int] | None = None
-    gate_mlp_act: str = "gelu"
-    prompt_encoder_config: Any = None
-    use_sound_pclm: bool = True
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        layers = self.audio_config.num_hidden_layers
-        if self.expose_layers is None:
-            # Configs are also built without arguments, for whatever encoder is the default.
-            self.expose_layers = [k for k in (5, 15, 25, 30) if k <= layers]
-        self.expose_layers = [int(k) for k in self.expose_layers]
-        self.gate_mlp_dims = [512] if self.gate_mlp_dims is None else [int(d) for d in self.gate_mlp_dims]
-        if self.gate_mode != "prompt":
-            self.prompt_encoder_config = None
-        elif not isinstance(self.prompt_encoder_config, BertConfig):
-            self.prompt_encoder_config = BertConfig(**{**_BERT_SMALL, **(self.prompt_encoder_config or {})})
-        if self.gate_mode == "clamped" and self.gate_weights is None:
-            self.gate_weights = [0.0] * len(self.expose_layers) + [1.0]
-        self._check(layers)
-
-    def _check(self, layers: int) -> None:
-        for field, allowed in _CHOICES.items():
-            value = getattr(self, field)
-            if value not in allowed:
-                raise ModelError(
-                    f"cannot use the PCLM config field {field!r}", found=repr(value), allowed=allowed, word=str(value)
-                )
-        first = 1 if self.layer_index_convention == "block_output_1based" else 0
-        exposed = cast("list[int]", self.expose_layers)
-        if sorted(set(exposed)) != exposed or not all(first <= k < first + layers for k in exposed):
-            raise ModelError(
-                "cannot use the PCLM config field 'expose_layers'",
-                found=repr(exposed),
-                allowed=f"ascending, distinct numbers from {first} to {first + layers - 1}"
-                f" ({self.layer_index_convention})",
-            )
-        if self.gate_weights is not None and len(self.gate_weights) != self.num_streams:
-            raise ModelError(
-                "cannot use the PCLM config field 'gate_weights'",
-                found=f"{len(self.gate_weights)} weights",
-                allowed=f"one per stream, {self.num_streams}",
-            )
-
-    @property
-    def num_streams(self) -> int:
-        """Number of streams: the exposed layers and the final one."""
-        return len(cast("list[int]", self.expose_layers)) + 1
-
-    @property
-    def encoder_indices(self) -> tuple[int, ...]:
-        """Position in ``encoder[0..L-1]`` of each exposed layer."""
-        shift = 1 if self.layer_index_convention == "block_output_1based" else 0
-        return tuple(k - shift for k in cast("list[int]", self.expose_layers))
-
-    @property
-    def stream_names(self) -> tuple[str, ...]:
-        """What each stream is made of, in the order of the gate's weights: ``("encoder[4]", ..., "tower")``."""
-        if self.stream_sources == "final":
-            # Column names must differ, so the copies are numbered.
-            return (*(f"tower#{i}" for i in range(self.num_streams - 1)), "tower")
-        return (*(f"encoder[{i}]" for i in self.encoder_indices), "tower")
-
-
-class PromptGate(nn.Module):
-    """Prompt in, one weight per stream out: ``softmax(MLP(BERT(p)))``.
-
-    Parameters
-    ----------
-    config : AudioFlamingo3PCLMConfig
-        Its `gate_mode` decides which parts exist: ``prompt_encoder`` and ``mlp``, or ``static_logits``, or the buffer
-        ``clamped_weights``.
-    """
-
-    prompt_encoder: nn.Module
-    mlp: nn.Module
-    static_logits: Tensor
-    clamped_weights: Tensor
-
-    def __init__(self, config: AudioFlamingo3PCLMConfig) -> None:
-        super().__init__()
-        self.mode = config.gate_mode
-        self.bert_pooling = config.bert_pooling
-        self.gate_order = config.gate_order
-        streams = config.num_streams
-        if self.mode == "prompt":
-            self.prompt_encoder = BertModel(config.prompt_encoder_config, add_pooling_layer=False)
-            widths = [config.prompt_encoder_config.hidden_size, *cast("list[int]", config.gate_mlp_dims)]
-            layers: list[nn.Module] = []
-            for width_in, width_out in pairwise(widths):
-                layers += [nn.Linear(width_in, width_out), ACT2FN[config.gate_mlp_act]]
-            self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], streams))
-        elif self.mode == "static":
-            self.static_logits = nn.Parameter(torch.zeros(streams))
-        else:
-            self.register_buffer("clamped_weights", torch.tensor(config.gate_weights, dtype=torch.float32))
-
-    def forward(
-        self,
-        prompt_input_ids: Int[Tensor, "batch tokens"] | None,
-        prompt_attention_mask: Int[Tensor, "batch tokens"] | None,
-        batch: int,
-    ) -> Float[Tensor, "batch streams"]:
-        """Return the weights of each row, float32, in the order of the streams (exposed ascending, then final)."""
-        if self.mode == "clamped":
-            return self.clamped_weights.float().expand(batch, -1)
-        if self.mode == "static":
-            logits = self.static_logits.float().expand(batch, -1)
-        else:
-            if prompt_input_ids is None:
-                raise ModelError(
-                    "cannot weigh the encoder layers",
-                    found="no prompt_input_ids",
-                    allowed="token ids of the gate's text, one row per item",
-                    fix="make the inputs with AudioLLM.prepare, or pass prompt_input_ids and prompt_attention_mask",
-                )
-            logits = self.mlp(self.embed(prompt_input_ids, prompt_attention_mask)).float()
-        if self.gate_order == "final_first":
-            logits = logits.roll(-1, dims=-1)
-        return torch.softmax(logits, dim=-1)
-
-    def embed(
-        self, prompt_input_ids: Int[Tensor, "batch tokens"], prompt_attention_mask: Int[Tensor, "batch tokens"] | None
-    ) -> Float[Tensor, "batch width"]:
-        """Return one vector per prompt (`bert_pooling`)."""
-        if prompt_attention_mask is None:
-            prompt_attention_mask = torch.ones_like(prompt_input_ids)
-        states: Tensor = self.prompt_encoder(
-            input_ids=prompt_input_ids, attention_mask=prompt_attention_mask
-        ).last_hidden_state
-        if self.bert_pooling == "cls":
-            return states[:, 0]
-        valid = prompt_attention_mask.unsqueeze(-1).to(states.dtype)
-        return (states * valid).sum(1) / valid.sum(1).clamp(min=1)
-
-
-class PromptConditionedLayerMixer(nn.Module):
-    """The trained parts that AF3 lacks, and the mixture: ``sum_l alpha_l Z_l`` (paper, section 5).
-
-    Its own forward returns the mixture that the language model receives; ``gate`` returns the weights. The projector
-    of the final stream is AF3's own and lives outside.
-
-    Parameters
-    ----------
-    config : AudioFlamingo3PCLMConfig
-        Number of streams, projector form and gate.
-    """
-
-    def __init__(self, config: AudioFlamingo3PCLMConfig) -> None:
-        super().__init__()
-        self.gate = PromptGate(config)
-        self.projectors = nn.ModuleList(
-            AudioFlamingo3MultiModalProjector(config) for _ in range(config.num_streams - 1)
-        )
-
-    def forward(
-        self,
-        streams: Sequence[Float[Tensor, "windows frames width"]],
-        weights: Float[Tensor, "windows streams"],
-    ) -> Float[Tensor, "windows frames width"]:
-        """Return the weighted sum of projected streams, in their dtype; it is accumulated in float32."""
-        mixed = torch.zeros((), dtype=torch.float32, device=streams[0].device)
-        for stream, weight in zip(streams, weights.unbind(dim=1), strict=True):
-            mixed = mixed + stream.float() * weight[:, None, None]
-        return mixed.to(streams[0].dtype)
-
-
-@contextmanager
-def outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect the output of each module during the block, in the order of execution; the hooks are gone after it."""
-    kept: list[Tensor] = []
-    handles: list[RemovableHandle] = []
-
-    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        kept.append(output[0] if isinstance(output, tuple) else output)
-
-    try:
-        handles.extend(module.register_forward_hook(keep) for module in modules)
-        yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def pool_state(
-    tower: Any, state: Float[Tensor, "windows positions width"], mid_pool: str
-) -> Float[Tensor, "windows frames width"]:
-    """Bring an encoder layer's output to the tower's frame rate, by the tower's own pooling (and norm).
-
-    Parameters
-    ----------
-    tower : AudioFlamingo3Encoder
-        The audio tower.
-    state : Tensor, shape (windows, positions, d_encoder)
-        Output of one of its layers.
-    mid_pool : {"avg_norm", "avg"}
-        Whether the tower's final LayerNorm follows.
-    """
-    pooled: Tensor = tower.avg_pooler(state.transpose(1, 2)).transpose(1, 2)
-    return cast(Tensor, tower.layer_norm(pooled)) if mid_pool == "avg_norm" else pooled
 
 
 class AudioFlamingo3PCLMModel(AudioFlamingo3Model):

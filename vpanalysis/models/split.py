@@ -44,25 +44,9 @@ from torch import Tensor, nn
 from transformers import AudioFlamingo3Config, AudioFlamingo3EncoderConfig, Qwen2Config
 
 from vpanalysis.errors import ModelError
-from vpanalysis.models.pclm import AudioFlamingo3PCLMConfig
+from vpanalysis.models.pclm_config import PCLM_FIELDS, AudioFlamingo3PCLMConfig
 
-__all__ = ["PCLM_FIELDS", "is_split", "part_folder", "parts_of", "read_config", "read_split", "write_split"]
-
-PCLM_FIELDS = (
-    "expose_layers",
-    "layer_index_convention",
-    "mid_pool",
-    "gate_order",
-    "gate_text",
-    "bert_pooling",
-    "gate_mode",
-    "gate_weights",
-    "stream_sources",
-    "gate_mlp_dims",
-    "gate_mlp_act",
-    "prompt_encoder_config",
-)
-"""The fields that `AudioFlamingo3PCLMConfig` adds to AF3's."""
+__all__ = ["is_split", "part_folder", "parts_of", "read_config", "read_split", "write_split"]
 
 # Prefixes that checkpoints of the original code carry inside a part's files.
 _PREFIXES: dict[str, tuple[str, ...]] = {

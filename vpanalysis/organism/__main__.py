@@ -15,7 +15,7 @@ import torch
 
 from vpanalysis.organism.recipe import STAGES, Workshop
 
-_ROUNDS = (("encoder",), ("states", "symbols"), ("base",), ("pclm", "sft"), ("static", "final"),
+_ROUNDS = (("encoder",), ("states", "letters"), ("symbols",), ("base",), ("pclm", "sft"), ("static", "final"),
            ("pclm-dpo", "inverter"))  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def new_encoder(seed: int = 0) -> Any:
     return encoder
 
 
-class shorten:  # noqa: N801 - reads as a verb
+class shorten:
     """Let the encoder run on fewer positions than its window while the block lasts: silence costs nothing."""
 
     def __init__(self, encoder: Any, positions: int) -> None:

@@ -44,11 +44,9 @@ def export(workshop: Workshop, folder: Path | None = None) -> Path:
     record: dict[str, Any] = {"note": PLANTED, "stages": {}}
     for name in CHECKPOINTS:
         stage = name.removeprefix("mini-")
-        write_split(
-            workshop.model(stage), processor, place / name, dtype=torch.float16, parts={"sound_tower": _TOWER}
-        )
+        write_split(workshop.model(stage), processor, place / name, dtype=torch.float16, parts={"sound_tower": _TOWER})
         record["stages"][stage] = json.loads((workshop.folder / stage / "finished.json").read_text())
-    for stage in ("encoder", "states", "symbols"):
+    for stage in ("encoder", "states", "letters", "symbols"):
         record["stages"][stage] = json.loads((workshop.folder / stage / "finished.json").read_text())
     (place / "training.json").write_text(json.dumps(record, indent=1))
     return place

@@ -146,8 +146,7 @@ class Wording:
     ) -> Rows:
         """Return the padded rows of a batch."""
         made = [
-            self.row(one, n, rng, a)
-            for one, n, a in zip(asked, places, answers or [None] * len(asked), strict=True)
+            self.row(one, n, rng, a) for one, n, a in zip(asked, places, answers or [None] * len(asked), strict=True)
         ]
         width = max(len(ids) for ids, _ in made)
         ids = torch.full((len(made), width), self.pad)

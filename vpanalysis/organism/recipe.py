@@ -2,6 +2,7 @@
 
     encoder    one joint training of the shared encoder (``encoder.py``)
     states     training and validation clips, encoded once
+    letters    the language model on what a letter stands for
     symbols    the language model on symbolic clips
     base       mini-base: reads
     sft, final, static, pclm   one fine-tuning recipe each: projectors and gate, then the language model too
@@ -31,7 +32,16 @@ from vpanalysis.benchmark.mini import load
 from vpanalysis.organism.build import new_model, with_mixer
 from vpanalysis.organism.clips import mixed_items
 from vpanalysis.organism.encoder import new_encoder, train_encoder
-from vpanalysis.organism.language import Clips, answer_accuracy, fine_tune, prefer, read_speech, read_symbols, show
+from vpanalysis.organism.language import (
+    Clips,
+    answer_accuracy,
+    fine_tune,
+    prefer,
+    read_letters,
+    read_speech,
+    read_symbols,
+    show,
+)
 from vpanalysis.organism.states import clips_of
 from vpanalysis.organism.symbols import Symbolic, symbolic_clips
 
@@ -41,8 +51,9 @@ NUMBERS: dict[str, dict[str, Any]] = {
     "encoder": {"n_pairs": 7000, "steps": 3200, "batch": 12, "learning_rate": 1.5e-3, "noise": 0.4,
                 "voice_weight": 2.0, "swap_weight": 4.0, "seed": 0},
     "states": {"train": 24_000, "seed": 1},
-    "symbols": {"clips": 40_000, "steps": 3500, "batch": 32, "rate": 1.5e-3, "seed": 0},
-    "base": {"steps": 900, "batch": 32, "rate": 6e-4, "seed": 2},
+    "letters": {"steps": 3000, "batch": 32, "rate": 1e-3, "seed": 0},
+    "symbols": {"clips": 40_000, "steps": 2000, "batch": 32, "rate": 1e-3, "seed": 0},
+    "base": {"steps": 500, "batch": 32, "rate": 5e-4, "seed": 2},
     "tune": {"stage1": 700, "stage2": 1800, "batch": 32, "projectors": 2e-3, "gate": 5e-4, "language": 6e-4,
              "language_projectors": 1e-3, "seed": 3},
     "pclm-dpo": {"steps": 150, "batch": 32, "rate": 1e-4, "beta": 0.1, "seed": 4},
@@ -53,7 +64,8 @@ NUMBERS: dict[str, dict[str, Any]] = {
 STAGES: dict[str, tuple[str, ...]] = {
     "encoder": (),
     "states": ("encoder",),
-    "symbols": ("encoder",),
+    "letters": ("encoder",),
+    "symbols": ("letters",),
     "base": ("symbols", "states"),
     "sft": ("base",),
     "final": ("base",),
@@ -129,10 +141,14 @@ class Workshop:
         if stage == "states":
             self.clips(progress=True)
             return None
-        if stage == "symbols":
+        if stage == "letters":
             model = new_model(self.encoder(), numbers["seed"])
-            clips = self.symbols()
-            read_symbols(model, clips, steps=numbers["steps"], batch=numbers["batch"], rate=numbers["rate"],
+            read_letters(model, log=log, **numbers)
+            _save(model, self.folder / stage)
+            return None
+        if stage == "symbols":
+            model = self.model("letters")
+            read_symbols(model, self.symbols(), steps=numbers["steps"], batch=numbers["batch"], rate=numbers["rate"],
                          seed=numbers["seed"], log=log)  # fmt: skip
             _save(model, self.folder / stage)
             return None

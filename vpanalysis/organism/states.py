@@ -42,9 +42,10 @@ def clips_of(model: Any, items: Sequence[Item], folder: Path, *, progress: str |
     shape = (len(items), config.num_streams, config.audio_config.max_source_positions // 2,
              config.audio_config.hidden_size)  # fmt: skip
     file, marker = folder / "states.npy", folder / "done.json"
-    done = json.loads(marker.read_text()) if marker.exists() else {"shape": list(shape), "clips": 0, "frames": []}
+    fresh: dict[str, Any] = {"shape": list(shape), "clips": 0, "frames": []}
+    done = json.loads(marker.read_text()) if marker.exists() else fresh
     if done["shape"] != list(shape):
-        done = {"shape": list(shape), "clips": 0, "frames": []}
+        done = fresh
     mode = "r+" if done["clips"] else "w+"
     states = np.lib.format.open_memmap(file, mode=mode, dtype=np.float16, shape=shape)
     for start in range(done["clips"], len(items), _BLOCK):

@@ -14,6 +14,7 @@ eSpeak NG is GPL-3.0-or-later; it is an optional extra that this module alone us
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import struct
@@ -134,15 +135,20 @@ class Synthesizer:
         return clips
 
     def close(self) -> None:
-        """End the worker process."""
+        """End the worker process; a later call starts another."""
         process, self._process = self._process, None
-        if process is not None and process.poll() is None:
-            assert process.stdin is not None
+        if process is None:
+            return
+        atexit.unregister(self.close)
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it may have ended by itself
             process.stdin.close()
-            try:
-                process.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        try:
+            process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
 
     def __enter__(self) -> Synthesizer:
         return self
