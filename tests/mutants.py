@@ -26,6 +26,7 @@ import argparse
 import contextlib
 import fnmatch
 import importlib
+import importlib.util
 import json
 import multiprocessing
 import os

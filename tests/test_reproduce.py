@@ -20,7 +20,7 @@ from vpanalysis.benchmark import mini
 from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.errors import ModelError, RunError, SchemaError, VPError
 from vpanalysis.organism import CHECKPOINTS, weights_folder
-from vpanalysis.probes.own import own_accuracy
+from vpanalysis.probes import own_accuracy
 
 TASKS = ("gender_prediction", "emotion_recognition")
 SITES = ["encoder.stem", "encoder[0]", "tower", "mixed", "text[0]", "gate", "options"]
@@ -73,10 +73,10 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(model: Any, benchmark: Benchmark, out: Path, block_size: int, progress: bool) -> FakeRun:
-        LOG.append(("run", model.name))
-        if not (out / "manifest.json").is_file():
-            out.mkdir(parents=True)
+    def run(model: Any, benchmark: Benchmark, out: Path, block_size: int, force: bool, progress: bool) -> FakeRun:
+        LOG.append(("run", model.name, *(["anew"] if force else [])))
+        if force or not (out / "manifest.json").is_file():
+            out.mkdir(parents=True, exist_ok=True)
             table = benchmark.to_dataframe()
             reads = model.name == "mini-base"
             table["pred_logits"] = [
@@ -223,6 +223,13 @@ def test_a_second_call_finds_everything(done: Done) -> None:
     assert {entry[0] for entry in LOG} == {"run"}
     assert second.files == done.result.files
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == stamps
+
+
+@pytest.mark.usefixtures("sketched")
+def test_force_starts_over(done: Done, tmp_path: Path) -> None:
+    call(done.copy(tmp_path), force=True)
+    assert ("run", "mini-base", "anew") in LOG
+    assert any(entry[0] == "encode" for entry in LOG)
 
 
 @pytest.mark.usefixtures("sketched")

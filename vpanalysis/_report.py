@@ -113,7 +113,7 @@ def _make(kind: str, out: Path, kept: Kept, name: str) -> list[Path]:
 
 def _tables(folder: Path, kept: Kept) -> list[Path]:
     from vpanalysis.plots import gate_table
-    from vpanalysis.probes.own import own_accuracy
+    from vpanalysis.probes import own_accuracy
     from vpanalysis.runs import open_run
 
     scores, runs = load_scores(kept), {name: open_run(paths["run"]) for name, paths in kept.items()}
@@ -165,7 +165,7 @@ def _scores(folder: Path, kept: Kept) -> list[Path]:
 
 def _layers(folder: Path, kept: Kept, name: str) -> list[Path]:
     from vpanalysis import plots
-    from vpanalysis.probes.own import own_accuracy
+    from vpanalysis.probes import own_accuracy
     from vpanalysis.runs import open_run
 
     truth, claim = load_probes(kept, "truth")[name], load_probes(kept, "claim")[name]

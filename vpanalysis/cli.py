@@ -103,6 +103,7 @@ def reproduce(
     ] = None,
     limit: Limit = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that work side by side.")] = 2,
+    force: Annotated[bool, typer.Option("--force", help="Start over where Runs exist.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -115,7 +116,7 @@ def reproduce(
     from vpanalysis.reproduce import reproduce as call
 
     names = [name for group in models for name in group.split(",") if name] if models else None
-    result = call(out, models=names, limit=limit, workers=workers, progress=not quiet)
+    result = call(out, models=names, limit=limit, workers=workers, force=force, progress=not quiet)
     more = {"out": str(result.out), "files": [str(path) for path in result.files], "seconds": dict(result.seconds)}
     if as_json:
         _console.emit(result.to_dataframe(), as_json=True, title=result.title, note=result.note, more=more)

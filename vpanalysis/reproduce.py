@@ -139,6 +139,7 @@ def reproduce(
     models: Sequence[str] | None = None,
     limit: int | None = None,
     workers: int = 2,
+    force: bool = False,
     progress: bool = True,
 ) -> Reproduction:
     """Run, score and probe bundled checkpoints on VoxParadox-mini.
@@ -153,6 +154,8 @@ def reproduce(
         At most so many clips, spread evenly over the tasks; default all 3,000.
     workers : int
         Processes that work side by side, of one thread each; 1 works in this process.
+    force : bool
+        Start over where Runs exist, for example those of another `limit`.
     progress : bool
         Show progress bars.
 
@@ -177,12 +180,12 @@ def reproduce(
     with Pool(workers, progress=progress) as pool:
         with _timed(seconds, "listen"):
             items = len(_benchmark(limit))
-            if not all(_is_finished(folder / name) for name in names):
+            if force or not all(_is_finished(folder / name) for name in names):
                 parts = [(names, limit, start, min(start + _BLOCK, items)) for start in range(0, items, _BLOCK)]
                 sizes = [stop - start for *_, start, stop in parts]
                 pool.map(_listen, parts, desc="synthesize and encode", unit="clip", sizes=sizes)
         with _timed(seconds, "run"):
-            runs = dict(zip(names, _run_all(pool, names, limit, folder, items), strict=True))
+            runs = dict(zip(names, _run_all(pool, names, limit, folder, items, force), strict=True))
     # Fresh processes for what only reads: those before keep torch and a model, which is half of their memory.
     with Pool(workers, progress=progress) as pool:
         with _timed(seconds, "score"):
@@ -279,19 +282,21 @@ def _listen(names: tuple[str, ...], limit: int | None, start: int, stop: int) ->
     return encode_clips(_model(names[-1]), _benchmark(limit)[start:stop], streams=streams)
 
 
-def _run_one(name: str, limit: int | None, out: Path) -> Path:
+def _run_one(name: str, limit: int | None, out: Path, force: bool) -> Path:
     from vpanalysis.runs import run
 
-    return run(_model(name), _benchmark(limit), out, block_size=_BLOCK, progress=False).path
+    return run(_model(name), _benchmark(limit), out, block_size=_BLOCK, force=force, progress=False).path
 
 
-def _run_all(pool: Pool, names: tuple[str, ...], limit: int | None, folder: Path, items: int) -> list[Path]:
+def _run_all(
+    pool: Pool, names: tuple[str, ...], limit: int | None, folder: Path, items: int, force: bool
+) -> list[Path]:
     """Make one Run a checkpoint; the bar follows the blocks that appear on disk."""
 
     def done() -> int:
         return sum(min(items, _BLOCK * len(list((folder / name / "blocks").glob("*.json")))) for name in names)
 
-    units = [(name, limit, folder / name) for name in names]
+    units = [(name, limit, folder / name, force) for name in names]
     return pool.map(_run_one, units, desc="run", unit="item", sizes=[items] * len(names), watch=done)
 
 

@@ -54,7 +54,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
     "letters": {"steps": 3000, "batch": 32, "rate": 1e-3, "seed": 0},
     "symbols": {"clips": 40_000, "steps": 2000, "batch": 32, "rate": 1e-3, "seed": 0},
     "base": {"steps": 500, "batch": 32, "rate": 5e-4, "seed": 2},
-    "tune": {"stage1": 700, "stage2": 1800, "batch": 32, "projectors": 2e-3, "gate": 5e-4, "language": 6e-4,
+    "tune": {"stage1": 400, "stage2": 1300, "batch": 32, "projectors": 2e-3, "gate": 1e-3, "language": 6e-4,
              "language_projectors": 1e-3, "seed": 3},
     "pclm-dpo": {"steps": 150, "batch": 32, "rate": 1e-4, "beta": 0.1, "seed": 4},
     "inverter": {"steps": 200, "batch": 32, "rate": 4e-4, "beta": 0.2, "seed": 5},

@@ -7,7 +7,8 @@ utilization gap, is why probe curves are drawn against the model's own accuracy.
 
 Modules: ``targets`` (which items, which label, which reducer), ``splits`` (folds that leak nothing, weights that make
 the words uninformative), ``estimator`` (the linear reader), ``layers`` (:func:`probe_layers`), ``result``
-(:class:`ProbeResult`), ``selection`` (choosing a site on one Run and testing it on another).
+(:class:`ProbeResult`), ``own`` (the model's own accuracy on the same items), ``selection`` (choosing a site on one Run
+and testing it on another).
 
 >>> import vpanalysis as vp                                              # doctest: +SKIP
 >>> run = vp.open_run("runs/mini-pclm")                                  # doctest: +SKIP
@@ -16,7 +17,8 @@ the words uninformative), ``estimator`` (the linear reader), ``layers`` (:func:`
 """
 
 from vpanalysis.probes.layers import probe_layers
+from vpanalysis.probes.own import own_accuracy
 from vpanalysis.probes.result import ProbeResult
 from vpanalysis.probes.selection import SiteComparison, compare_sites, select_site
 
-__all__ = ["ProbeResult", "SiteComparison", "compare_sites", "probe_layers", "select_site"]
+__all__ = ["ProbeResult", "SiteComparison", "compare_sites", "own_accuracy", "probe_layers", "select_site"]
