@@ -84,7 +84,7 @@ _LISTENING = (
         "        return state.float()\n    return state.float().masked_fill",
         "        return state\n    return state.float().masked_fill",
         "states are accumulated in half precision",
-        ("tests/capture/test_reducers.py::test_half_precision_is_accumulated_in_float32",),
+        ("tests/capture/test_reducers_precision.py::test_half_precision_states_have_the_mean_of_their_values",),
     ),
     Fault(
         "left-padding-taken-for-right",
@@ -168,6 +168,14 @@ _MIXING = (
         "return cast(Tensor, self.multi_modal_projector(self.pclm(list(states), weights)))",
         "encoder states are mixed and projected once, not projected and mixed",
         ("tests/models/test_models_pclm.py::test_mixture_is_the_weighted_sum_of_projected_streams",),
+    ),
+    Fault(
+        "half-precision-mixture",
+        "vpanalysis/models/mixer.py",
+        "mixed = mixed + stream.float() * weight[:, None, None]",
+        "mixed = mixed + stream * weight[:, None, None].to(stream.dtype)",
+        "streams are summed in half precision",
+        ("tests/models/test_models_precision.py::test_streams_are_summed_in_float32",),
     ),
     Fault(
         "gate-reads-padding",

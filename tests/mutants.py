@@ -56,9 +56,9 @@ _LIBRARIES = (
 )  # fmt: skip
 
 
-@dataclass
+@dataclass(eq=False)
 class Watch:
-    """A pytest plugin that notes how tests ended."""
+    """A pytest plugin that notes how tests ended. Hashable, as plugins must be."""
 
     passed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -159,15 +159,20 @@ def _tested(copy: Path, tests: Sequence[str], first: bool, log: Path, answer: Co
         sys.modules.pop(name, None)
     spec = importlib.util.find_spec("vpanalysis")
     assert spec is not None and str(spec.origin).startswith(str(copy)), spec
+    import hypothesis
     import pytest
 
+    # That a test fails is enough; the smallest example of it is not needed, nor remembered for the next fault.
+    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    hypothesis.settings.register_profile("mutants", phases=phases, database=None)
+    hypothesis.settings.load_profile("mutants")
     watch = Watch()
     options = [
         "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--timeout", str(_TEST_LIMIT), "--basetemp",
         tempfile.mkdtemp(dir=copy.parent), "--rootdir", str(copy), "-c", str(copy / "pyproject.toml"),
     ]  # fmt: skip
     pytest.main([*options, *(["-x"] if first else []), *tests], plugins=[watch])
-    answer.send(watch)
+    answer.send(asdict(watch))
     answer.close()
     # Nothing of the parent's is to be torn down here.
     sys.stdout.flush()
@@ -201,7 +206,7 @@ def run_tests(copy: Path, tests: Sequence[str], *, first: bool = False) -> tuple
     watch = Watch(broken=["the tests did not end"])
     with contextlib.suppress(EOFError):
         if ours.poll(_RUN_LIMIT):
-            watch = ours.recv()
+            watch = Watch(**ours.recv())
     if process.is_alive():
         process.join(5)
         process.kill()
@@ -236,7 +241,8 @@ def _before(copy: Path, faults: Sequence[Fault]) -> dict[str, str]:
     """Return, for each fault, which of its tests does not pass without it."""
     tests = list(dict.fromkeys(test for fault in faults for test in fault.tests))
     watch, log = run_tests(copy, tests)
-    if watch.broken:
+    if watch.broken or not watch.passed:
+        # Then the tests are at fault, or what surrounds them.
         print(log[-3000:], file=sys.stderr)
     found = {}
     for fault in faults:

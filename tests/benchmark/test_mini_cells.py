@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import itertools
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -204,7 +206,12 @@ def test_errors_say_what_is_allowed(ask: Callable[[], object], message: str) -> 
         ask()
 
 
-@pytest.mark.parametrize("module", ["cells", "voices", "wordings", ""])
+def test_cells_load_without_torch() -> None:
+    code = "import sys; from vpanalysis.benchmark import mini; mini.load(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("module", ["cells", "voices", "wordings", "_spectra", ""])
 def test_the_examples_in_docstrings_hold(module: str) -> None:
     found = doctest.testmod(importlib.import_module(f"vpanalysis.benchmark.mini.{module}".rstrip(".")))
     assert found.failed == 0 and found.attempted > 0

@@ -90,7 +90,7 @@ def test_other_noise_is_within_tolerance_and_another_voice_is_not() -> None:
     near = verify(bench(map(other_noise, noisy(5))))
     assert set(near.clips["verdict"]) == {"within tolerance"} and near.verdict == "within tolerance"
     assert not near.ok and COMMAND in repr(near)  # exact samples are promised with this synthesizer
-    assert near.clips["distance_db"].max() < 0.7
+    assert near.clips["distance_db"].max() < 1.0
     for task in TASKS:
         twins = zip(asked("conflict", task, 3), asked("voice-swap", task, 3), strict=True)
         found = verify(bench(heard_as(item, twin) for item, twin in twins))
@@ -106,7 +106,9 @@ def test_another_system_is_held_to_the_tolerance(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(fingerprints.platform, "machine", lambda: "arm64")
     result = verify(near)
     assert not result.promised and result.verdict == "within tolerance" and result.ok
-    assert "equal samples are not promised here; clips at most 1 dB" in repr(result) and "Darwin arm64" in repr(result)
+    assert "equal samples are not promised here; clips at most 1.5 dB" in repr(result) and "Darwin arm64" in repr(
+        result
+    )
 
 
 def test_exported_clips_are_compared_too(tmp_path: Path) -> None:

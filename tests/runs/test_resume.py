@@ -17,8 +17,10 @@ from fakes import FakeLLM, make_benchmark
 from test_runs import assert_same_run
 
 from vpanalysis import _blocks, _predictions, open_run, run
+from vpanalysis.capture.audio_cache import AudioCache
 from vpanalysis.capture.store import ActivationStore
 from vpanalysis.errors import RunError
+from vpanalysis.runs import encode_clips
 
 ITEMS = 40
 
@@ -140,14 +142,47 @@ def test_stopped_between_any_two_steps_of_a_block(tmp_path, monkeypatch, step, a
     elif step == "marker":
         monkeypatch.setattr(_blocks, "write_marker", stop_at(_blocks.write_marker, at))
     else:
-        from vpanalysis.capture.audio_cache import AudioCache
-
         monkeypatch.setattr(AudioCache, "put", stop_at(AudioCache.put, 4 * at + 1))
     with pytest.raises(Stop):
         run(FakeLLM(), bench, tmp_path / "r", **settings, cache=tmp_path / "c2")
     monkeypatch.undo()
     assert open_run(tmp_path / "r").finished_blocks == tuple(range(at))
     assert_same_run(run(FakeLLM(), bench, tmp_path / "r", **settings, cache=tmp_path / "c2"), whole)
+
+
+class Touchy(FakeLLM):
+    """The last bits of whose encodings depend on what shares the batch, as on a GPU."""
+
+    def encode(self, waves, streams=None):
+        clips = super().encode(waves, streams)
+        for clip in clips:
+            for stream in clip.streams.values():
+                stream.mul_(1 + 1e-6 * len(waves))
+        return clips
+
+
+@pytest.mark.parametrize("puts", [1, 2, 3, 5, 6])
+def test_stopped_while_a_half_cached_group_is_stored(tmp_path, monkeypatch, puts):
+    """Some clips were encoded for another benchmark, in other batches; a stop must not mix old and new."""
+    bench = make_benchmark(8)
+    settings = {"block_size": 8, "batch_size": 4, "progress": False}
+    caches = [tmp_path / "c1", tmp_path / "c2"]
+    for cache in caches:
+        encode_clips(Touchy(), bench[::3], cache=cache, batch_size=2)
+    whole = run(Touchy(), bench, tmp_path / "whole", **settings, cache=caches[0])
+    original, calls = AudioCache.put, []
+
+    def put(self, key, clip):
+        calls.append(key)
+        if len(calls) > puts:
+            raise KeyboardInterrupt
+        original(self, key, clip)
+
+    monkeypatch.setattr(AudioCache, "put", put)
+    with pytest.raises(KeyboardInterrupt):
+        run(Touchy(), bench, tmp_path / "r", **settings, cache=caches[1])
+    monkeypatch.undo()
+    assert_same_run(run(Touchy(), bench, tmp_path / "r", **settings, cache=caches[1]), whole)
 
 
 def test_finished_blocks_are_never_done_again(tmp_path):

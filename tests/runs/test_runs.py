@@ -500,6 +500,9 @@ def test_an_unfinished_run_is_a_shorter_one(tmp_path):
     part = open_run(tmp_path / "r")
     assert part.predictions["id"].tolist() == list(bench.ids[8:16])
     assert part.activations["id"].values.tolist() == list(bench.ids[8:16])
+    whole = run(FakeLLM(), bench, tmp_path / "s", **QUIET)
+    np.testing.assert_array_equal(part.states("tower"), whole.states("tower")[8:16])
+    np.testing.assert_array_equal(part.activations["encoder_mean"][:, -1], whole.states("tower")[8:16])
 
 
 def test_reprs_escape_what_comes_from_data(tmp_path):
@@ -525,6 +528,10 @@ def test_agreement_and_letter_bias(tmp_path):
     assert table.loc[("pred_logits", "pred_text_score"), "agree"] == pytest.approx(same)
     bias = made.letter_bias()
     assert bias["picked"].sum() == pytest.approx(1) and bias["excess"].sum() == pytest.approx(0)
+    a = bias.set_index("letter").loc["A"]
+    assert a["picked"] == pytest.approx((made.predictions["pred_logits"] == "Female").mean())
+    assert a["truth"] == pytest.approx((made.predictions["truth"] == "Female").mean())
+    assert a["excess"] == pytest.approx(a["picked"] - a["truth"]) and a["offered"] == 30
     bare = run(FakeLLM(), make_benchmark(30), tmp_path / "s", **QUIET)
     assert len(bare.agreement()) == 0
     with pytest.raises(RunError, match="allowed: 'pred_logits'"):

@@ -53,7 +53,8 @@ NUMBERS: dict[str, dict[str, Any]] = {
     "states": {"train": 24_000, "seed": 1},
     "letters": {"steps": 3000, "batch": 32, "rate": 1e-3, "seed": 0},
     "symbols": {"clips": 40_000, "steps": 2000, "batch": 32, "rate": 1e-3, "seed": 0},
-    "base": {"steps": 500, "batch": 32, "rate": 5e-4, "seed": 2},
+    "base": {"steps": 500, "rate": 5e-4, "claim_steps": 900, "claim_rate": 8e-4, "late_steps": 400,
+             "late_rate": 6e-4, "batch": 32, "seed": 2},
     "tune": {"stage1": 400, "stage2": 1300, "batch": 32, "projectors": 2e-3, "gate": 1e-3, "language": 6e-4,
              "language_projectors": 1e-3, "seed": 3},
     "pclm-dpo": {"steps": 150, "batch": 32, "rate": 1e-4, "beta": 0.1, "seed": 4},
@@ -76,6 +77,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 """Each stage with the stages that it starts from."""
 
+_LATE = ("speaker_identity_recognition", "total_speaker_counting")
 _TUNED = ("sft", "final", "static", "pclm")
 
 
@@ -155,7 +157,19 @@ class Workshop:
         clips, train, held = self.clips()
         model = self.model(STAGES[stage][0])
         if stage == "base":
-            read_speech(model, clips, train, held, self.symbols(), log=log, **numbers)
+            symbols = self.symbols()
+            common = {"batch": numbers["batch"], "log": log}
+            read_speech(model, clips, train, held, symbols, steps=numbers["steps"], rate=numbers["rate"],
+                        seed=numbers["seed"], **common)  # fmt: skip
+            # Then only clips that claim something: without a claim there is nothing to read but the transcript.
+            claiming = train[[bool(clips.claimed[i]) for i in train]]
+            read_speech(model, clips, claiming, held, symbols, steps=numbers["claim_steps"],
+                        rate=numbers["claim_rate"], seed=numbers["seed"] + 10, **common)  # fmt: skip
+            # Numbers and ordinals are learnt last; they get half of the clips now.
+            late = np.isin(clips.tasks[claiming], _LATE)
+            mixed = np.concatenate([claiming[late], claiming[~late][: int(late.sum())]])
+            read_speech(model, clips, mixed, held, symbols, steps=numbers["late_steps"], rate=numbers["late_rate"],
+                        seed=numbers["seed"] + 20, **common)  # fmt: skip
         elif stage in _TUNED:
             if stage != "sft":
                 model = with_mixer(model, stage, numbers["seed"])

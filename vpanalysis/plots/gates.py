@@ -123,7 +123,10 @@ def gate_weights(run: GatedRun, ax: Axes | None = None, *, note: str | None = No
     with theme():
         if ax is None:
             ax = new_axes(2.2 + 0.95 * len(streams), 1.5 + 0.32 * len(tasks))[1]
-        draw_map(ax, mean.to_numpy(dtype=float), text, high=float(np.nanmax(mean.to_numpy(dtype=float))), size=8)
+        # At least to one half, or a gate that mixes all streams alike would look as if it chose all of them.
+        draw_map(
+            ax, mean.to_numpy(dtype=float), text, high=max(0.5, float(np.nanmax(mean.to_numpy(dtype=float)))), size=8
+        )
         ax.set_xticks(range(len(streams)), streams)
         ax.set_yticks(range(len(tasks)), [short_task(t) for t in tasks])
         between = f"{distance:.2f} ({short_task(one)} and {short_task(two)})" if len(tasks) > 1 else "one task only"

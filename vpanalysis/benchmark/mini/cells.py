@@ -135,8 +135,8 @@ def cells(task: str, split: str = "test", n: int | None = None) -> tuple[Cell, .
     split : {"train", "validation", "test"}
         Splits share no speaker and no wording.
     n : int, optional
-        How many; default `CELLS_PER_TASK`. More cells begin with the same ones in the same order only within a
-        multiple of the design's period, so ask for one number and keep it.
+        How many; default `CELLS_PER_TASK`. The design is balanced for this number, so cells of another number carry
+        the same names and are other cells: ask for one number and keep it.
 
     Returns
     -------

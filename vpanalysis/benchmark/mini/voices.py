@@ -2,7 +2,7 @@
 
 A speaker is a row of numbers (F0, formant scale, roughness, breath ...) drawn from a seed that is its name, so any
 number of them exist and none has to be stored. Gender and age belong to the speaker, as they do in life; emotion,
-level and intonation are things a speaker *does* (see ``render.py``).
+level and intonation are things a speaker *does* (see ``rendering.py``).
 
 Splits never share a speaker. In each split genders and the four age groups of the benchmark are balanced::
 
