@@ -207,7 +207,7 @@ _MIXING = (
         "for letter in item.letters])",
         "for letter in sorted(item.letters)])",
         "options are scored in the order of the alphabet, not in that of the item",
-        ("tests/models/test_models_facade.py::test_option_logprobs_follow_the_letters_on_disk",),
+        ("tests/models/test_models_letters.py::test_scores_follow_the_options_and_not_the_alphabet",),
     ),
     Fault(
         "split-part-left-random",
@@ -253,15 +253,16 @@ _RECORDING = (
         "if not _is_whole(folder, store, number):",
         "if not _is_whole(folder, store, number) and not block_path(folder, number).is_file():",
         "a block that was killed just before its marker is taken for done",
-        ("tests/runs/test_resume.py::test_stopped_between_any_two_steps_of_a_block",),
+        ("tests/runs/test_resume.py::test_stopped_between_any_two_steps_of_a_block[0-marker]",),
     ),
     Fault(
         "marker-before-the-data",
         "vpanalysis/_writing.py",
         "            store.write(number, states)\n",
-        '            _blocks.write_marker(folder, number, {"items": len(items)})\n            store.write(number, states)\n',
+        '            _blocks.write_marker(folder, number, {"items": len(items)})\n'
+        "            store.write(number, states)\n",
         "a block is declared done before anything of it is on disk",
-        ("tests/runs/test_resume.py::test_stopped_between_any_two_steps_of_a_block",),
+        ("tests/runs/test_resume.py::test_stopped_between_any_two_steps_of_a_block[0-store]",),
     ),
     Fault(
         "second-writer-allowed",
@@ -280,12 +281,13 @@ _RECORDING = (
         ("tests/runs/test_runs.py::test_going_on_with_something_else_is_refused_by_name",),
     ),
     Fault(
-        "batches-across-blocks-differ",
+        "cache-hit-taken-for-all",
         "vpanalysis/_passes.py",
         "if all(clip is not None for clip in cached):",
-        "if any(clip is not None for clip in cached):\n                cached = [clip or cached[0] or cached[-1] for clip in cached]",
+        "if any(clip is not None for clip in cached):\n"
+        "                cached = [clip or next(filter(None, cached)) for clip in cached]",
         "clips that are not in the cache get the states of their neighbours",
-        ("tests/runs/test_resume.py::test_stopped_between_any_two_steps_of_a_block",),
+        ("tests/runs/test_resume.py::test_stopped_between_any_two_steps_of_a_block[0-cache]",),
     ),
     Fault(
         "prompt-hash-without-the-prefix",
@@ -301,8 +303,10 @@ _SCORING = (
     Fault(
         "truth-and-claim-swapped",
         "vpanalysis/_outcomes.py",
-        '    elif picked == truth:\n        outcome = "listened"\n    else:\n        outcome = "read" if picked in claims else "other"\n',
-        '    elif picked in said:\n        outcome = "listened"\n    else:\n        outcome = "read" if picked == truth else "other"\n',
+        '    elif picked == truth:\n        outcome = "listened"\n    else:\n'
+        '        outcome = "read" if picked in claims else "other"\n',
+        '    elif picked in said:\n        outcome = "listened"\n    else:\n'
+        '        outcome = "read" if picked == truth else "other"\n',
         "who believes the words counts as a listener",
         ("tests/test_scoring.py::test_a_perfect_listener_has_one",),
     ),
@@ -407,12 +411,20 @@ _PROBING = (
         ("tests/probes/test_probe_estimator.py::test_scaling_is_learnt_from_the_training_items_alone",),
     ),
     Fault(
+        "claim-probed-as-truth",
+        "vpanalysis/probes/targets.py",
+        'if target == "truth":\n        return table["truth"]\n',
+        'if target == "truth":\n        return _words(table)\n',
+        "the curve of the voice is that of the words",
+        ("tests/probes/test_probe_layers.py::test_the_truth_is_found_where_it_was_planted_and_nowhere_else",),
+    ),
+    Fault(
         "words-not-balanced",
         "vpanalysis/probes/splits.py",
         "weights: FloatArray = wanted[t, w] / joint[t, w]",
         "weights: FloatArray = np.ones(len(t))",
         "a probe of the words alone beats chance on the voice",
-        ("tests/probes/test_splits.py::test_weights_make_words_and_truth_independent",),
+        ("tests/probes/test_splits.py::test_four_labels_need_three_conflict_items_to_one_congruent",),
     ),
 )
 
@@ -437,8 +449,8 @@ _MINI = (
         "options-favour-the-claim",
         "vpanalysis/benchmark/mini/cells.py",
         'return [o for o in ORDERS if o.split("-")[0] in (truth.split("-")[0], contradiction)]',
-        'return [truth, *(o for o in ORDERS if o.split("-")[0] == contradiction), *(o for o in ORDERS if o.split("-")[0]'
-        ' not in (truth.split("-")[0], contradiction))][:4]',
+        'return [truth, *(o for o in ORDERS if o.split("-")[0] == contradiction),'
+        ' *(o for o in ORDERS if o.split("-")[0] not in (truth.split("-")[0], contradiction))][:4]',
         "only the claimed level is offered in both orders, so that the options tell the claim from the truth",
         ("tests/benchmark/test_mini_cells.py::test_pattern_options_favour_neither_twin",),
     ),
@@ -460,11 +472,19 @@ _MINI = (
     ),
     Fault(
         "speaker-in-two-splits",
-        "vpanalysis/benchmark/mini/cells.py",
-        "    people = speakers(split)\n",
-        '    people = speakers("test")\n',
-        "test speakers are heard in training",
-        ("tests/benchmark/test_mini_cells.py",),
+        "vpanalysis/benchmark/mini/voices.py",
+        'rng = rng_for("speaker", split, index)',
+        'rng = rng_for("speaker", index)',
+        "test speakers are heard in training, under other names",
+        ("tests/benchmark/test_mini_cells.py::test_splits_share_no_speaker",),
+    ),
+    Fault(
+        "wording-in-two-splits",
+        "vpanalysis/benchmark/mini/wordings.py",
+        "        start += sizes[split]\n",
+        "        start += sizes[split] - 1\n",
+        "a test sentence is read in training",
+        ("tests/benchmark/test_mini_cells.py::test_wordings_are_disjoint_but_their_words_are_known",),
     ),
 )
 

@@ -45,12 +45,13 @@ from faults import FAULTS, Fault
 ROOT = Path(__file__).resolve().parent.parent
 _COPIED = ("vpanalysis", "tests", "pyproject.toml", "README.md")
 # Seconds after which a test, and a whole run, count as hanging.
-_TEST_LIMIT, _RUN_LIMIT = 120, 600
+_TEST_LIMIT, _RUN_LIMIT = 300, 900
 # Imported before the first fork; nothing that imports the package may be among them.
 _LIBRARIES = (
     "hypothesis", "matplotlib.pyplot", "numpy", "pandas", "pyarrow.parquet", "pytest", "safetensors.torch",
     "scipy.stats", "sklearn.linear_model", "sklearn.model_selection", "soundfile", "soxr",
-    "statsmodels.stats.multitest", "torch", "transformers", "transformers.models.audioflamingo3.modeling_audioflamingo3",
+    "statsmodels.stats.multitest", "torch", "transformers",
+    "transformers.models.audioflamingo3.modeling_audioflamingo3",
     "transformers.models.audioflamingo3.processing_audioflamingo3", "transformers.models.bert.modeling_bert",
     "transformers.models.qwen2.modeling_qwen2", "xarray", "zarr",
 )  # fmt: skip
@@ -66,7 +67,9 @@ class Watch:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
-            self.failed.append(report.nodeid)
+            # A test that ran out of time on a busy machine has noticed nothing.
+            late = "from pytest-timeout" in report.longreprtext
+            (self.broken if late else self.failed).append(report.nodeid)
         elif report.passed and report.when == "call":
             self.passed.append(report.nodeid)
 

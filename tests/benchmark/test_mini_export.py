@@ -50,7 +50,6 @@ def test_round_trip_keeps_the_sound(spoken: Benchmark, folder: Path) -> None:
         assert a.shape == b.shape and np.abs(a - b).max() <= 1.001 / 32768
 
 
-@pytest.mark.xfail(strict=True, reason="clips are scaled by 1/32767 when spoken and by 1/32768 when read from a file")
 def test_round_trip_is_bit_equal(spoken: Benchmark, folder: Path) -> None:
     for before, after in zip(spoken, load_benchmark(folder), strict=True):
         assert isinstance(before.audio, MiniAudio)

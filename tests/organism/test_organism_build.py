@@ -133,9 +133,7 @@ def test_cached_states_are_what_the_loaded_model_encodes(
     assert [" ".join(words) for words in clips.words] == [item.transcript for item in items]
 
 
-def test_training_and_loaded_model_agree_on_logits(
-    pclm: Any, llm: AudioLLM, items: list[Item], tmp_path: Path
-) -> None:
+def test_training_and_loaded_model_agree_on_logits(pclm: Any, llm: AudioLLM, items: list[Item], tmp_path: Path) -> None:
     """The whole way: cached states, training rows and `embed_clips` against prepare and forward."""
     some, wording = items[:6], Wording()
     clips = clips_of(pclm.model, some, tmp_path)
@@ -188,8 +186,6 @@ def test_accuracy_counts_by_condition(pclm: Any, items: list[Item], tmp_path: Pa
     clips = clips_of(pclm.model, items, tmp_path)
     table = answer_accuracy(pclm, clips, np.arange(len(items)))
     assert set(table) == {item.task_name for item in items} | {"all"}
-    kinds = {
-        "neu" if not item.said else "cong" if item.truth in item.said else "conf" for item in items
-    }
+    kinds = {"neu" if not item.said else "cong" if item.truth in item.said else "conf" for item in items}
     assert set(table["all"]) == kinds | ({"ala"} if "conf" in kinds else set())
     assert all(0 <= value <= 1 for row in table.values() for value in row.values())

@@ -80,7 +80,7 @@ def test_preferences_lift_the_chosen_over_the_rejected(mixer: Any, conflicts_onl
         rejected = [next(c for c in clips.asked[i].choices if c not in clips.asked[i].answers) for i in rows]
     before, start = copies(mixer), margin(mixer, clips, rows, rejected)
     prefer(
-        mixer, clips, np.arange(40), np.arange(4), name="toy", steps=12, batch=8, rate=1e-2, beta=0.2,
+        mixer, clips, np.arange(40), np.arange(4), name="toy", steps=12, batch=8, rate=1e-2, beta=0.2, likelihood=0.1,
         conflicts_only=conflicts_only, seed=0, log=quiet,
     )  # fmt: skip
     assert margin(mixer, clips, rows, rejected) > start + 0.5
@@ -103,7 +103,7 @@ def test_conflict_preferences_never_reject_elsewhere(mixer: Any, monkeypatch: py
 
     monkeypatch.setattr(Wording, "batch", watched)
     prefer(
-        mixer, clips, np.arange(60), np.arange(0), name="toy", steps=2, batch=8, rate=1e-4, beta=0.2,
+        mixer, clips, np.arange(60), np.arange(0), name="toy", steps=2, batch=8, rate=1e-4, beta=0.2, likelihood=0.1,
         conflicts_only=True, seed=0, log=quiet,
     )  # fmt: skip
     claims = {id(clips.asked[i]): clips.claimed[i] for i in range(60)}
@@ -129,9 +129,7 @@ def test_readers_never_touch_the_tower() -> None:
     before = copies(model)
     read_symbols(model, symbols, steps=2, batch=8, rate=1e-3, seed=0, log=quiet)
     assert changed(model, before) == {"language"}
-    read_speech(
-        model, clips, np.arange(20), np.arange(20, 24), symbols, steps=2, batch=8, rate=1e-3, seed=0, log=quiet
-    )
+    read_speech(model, clips, np.arange(20), np.arange(20, 24), symbols, steps=2, batch=8, rate=1e-3, seed=0, log=quiet)
     assert changed(model, before) == {"language", "projectors"}
 
 
@@ -145,7 +143,7 @@ def test_symbols_are_learnt() -> None:
             return float(language._symbol_batch(model, clips, wording, np.random.default_rng(0)))
 
     start = loss()
-    read_symbols(model, clips, steps=40, batch=8, rate=3e-3, seed=0, log=quiet)
+    read_symbols(model, clips, steps=25, batch=8, rate=4e-3, seed=0, log=quiet)
     assert loss() < 0.3 * start
 
 
@@ -170,7 +168,7 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
 
 
 def test_encoder_learns_words_and_voice(losses: dict[str, list[float]], tmp_path: Path) -> None:
-    trained = train_encoder(tmp_path, n_pairs=6, steps=40, batch=2, learning_rate=4e-3, seed=0, log=quiet)
+    trained = train_encoder(tmp_path, n_pairs=4, steps=30, batch=1, learning_rate=5e-3, seed=0, log=quiet)
     for name in ("_ctc", "_drawing_error"):
         assert np.mean(losses[name][-5:]) < 0.6 * np.mean(losses[name][:5]), name
     assert not any(p.requires_grad for p in trained.parameters()) and not trained.training

@@ -42,7 +42,7 @@ from vpanalysis.benchmark.audio import FileAudio
 from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.errors import SchemaError
 
-__all__ = ["load_benchmark"]
+__all__ = ["load_benchmark", "transcripts_file"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Files that describe a repository or a clip's words, never a table of questions.
@@ -242,6 +242,21 @@ def _sidecar(folder: Path, stem: str | None) -> dict[str, str]:
             allowed="an object {id: text}",
         )
     return content
+
+
+def transcripts_file(source: str | Path, split: str = "test") -> Path:
+    """Return where `load_benchmark` looks first for the transcripts of a local file or folder.
+
+    Raises
+    ------
+    SchemaError
+        If a folder does not show which table is meant.
+    """
+    path = Path(source).expanduser()
+    files, folder, _ = ([path], path.parent, False) if path.is_file() else _tables(path, split)
+    if not files:
+        return folder / "transcripts.json"
+    return files[0].with_name(f"{files[0].stem}.transcripts.json")
 
 
 def _build(

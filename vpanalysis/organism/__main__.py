@@ -15,8 +15,8 @@ import torch
 
 from vpanalysis.organism.recipe import STAGES, Workshop
 
-_ROUNDS = (("encoder",), ("states", "letters"), ("symbols",), ("base",), ("pclm", "sft"), ("static", "final"),
-           ("pclm-dpo", "inverter"))  # fmt: skip
+_ROUNDS = (("encoder",), ("states", "letters"), ("symbols",), ("reader",), ("pclm", "sft"), ("static", "final"),
+           ("pclm-dpo", "inverter"), ("base",))  # fmt: skip
 
 
 def main() -> None:

@@ -392,22 +392,27 @@ def fine_tune(
            lambda: show(answer_accuracy(model, clips, held)))  # fmt: skip
 
 
-def _answer_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return log p(answer) of each row, summed over its tokens."""
-    wanted = labels[:, 1:]
-    picked = logits[:, :-1].log_softmax(-1).gather(-1, wanted.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return (picked * (wanted != IGNORED)).sum(-1)
+def _letter_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the log-probability of each row's letter, the token that decides.
+
+    Over the whole answer a small model lowers the rejected answer's words *given* its letter instead of the letter.
+    """
+    begin = (labels != IGNORED).int().argmax(1)
+    rows = torch.arange(len(labels))
+    picked: Tensor = logits[rows, begin - 1].log_softmax(-1)[rows, labels[rows, begin]]
+    return picked
 
 
 def prefer(
     model: Any, clips: Clips, train: NDArray[np.int64], held: NDArray[np.int64], *, name: str, steps: int, batch: int,
-    rate: float, beta: float, conflicts_only: bool, seed: int, log: Log,
+    rate: float, beta: float, likelihood: float, conflicts_only: bool, seed: int, log: Log,
 ) -> None:  # fmt: skip
     """Direct preference optimisation of the language model against a frozen copy of itself.
 
     The loss is ``-log sigmoid(beta * s)`` with ``s`` the difference of log-probability ratios (Rafailov et al. 2023,
     eq. 7). `conflicts_only` rejects what the words claim, on conflict clips alone; otherwise a random wrong option is
-    rejected on clips whose words are independent of the voice, as in the paper.
+    rejected on clips whose words are independent of the voice, as in the paper. `likelihood` weighs the usual loss of
+    the chosen answer beside it, which keeps its probability from falling together with the rejected one's.
     """
     wording, rng = Wording(), np.random.default_rng(seed)
     reference = copy.deepcopy(model).eval().requires_grad_(False)
@@ -425,22 +430,25 @@ def prefer(
             wrong.append(pool[int(rng.integers(len(pool)))])
         streams, frames = clips.load(part)
         seeds = rng.integers(2**31)
-        scores = []
+        scores, chosen = [], torch.zeros(())
         for answers in (None, wrong):
             # The same order of options for the chosen and the rejected answer.
             rows = wording.batch(asked, frames.tolist(), np.random.default_rng(seeds), answers)
             embeds = embed_clips(model, rows, streams, frames, wording)
-            ours = _answer_log_probability(_logits(model, rows, embeds), rows.labels)
+            logits = _logits(model, rows, embeds)
+            ours = _letter_log_probability(logits, rows.labels)
+            if answers is None:
+                chosen = _loss(logits, rows)
             with torch.no_grad():
                 same = embed_clips(reference, rows, streams, frames, wording)
-                theirs = _answer_log_probability(_logits(reference, rows, same), rows.labels)
+                theirs = _letter_log_probability(_logits(reference, rows, same), rows.labels)
             scores.append(ours - theirs)
         preference = -functional.logsigmoid(beta * (scores[0] - scores[1])).mean()
         words = [Asked(TRANSCRIBE, (), clips.words[i]) for i in part[: max(2, batch // 8)]]
         short, few = [s[: len(words)] for s in streams], frames[: len(words)]
         rows = wording.batch(words, few.tolist(), rng)
         spoken = _loss(_logits(model, rows, embed_clips(model, rows, short, few, wording)), rows)
-        return {"preference": preference, "words": 0.2 * spoken}
+        return {"preference": preference, "chosen": likelihood * chosen, "words": 0.2 * spoken}
 
     _train(model, _groups(model, language=rate, projectors=0, gate=0), steps, losses, log, name,
            lambda: show(answer_accuracy(model, clips, held)), every=50)  # fmt: skip

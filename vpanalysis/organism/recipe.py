@@ -4,10 +4,11 @@
     states     training and validation clips, encoded once
     letters    the language model on what a letter stands for
     symbols    the language model on symbolic clips
-    base       mini-base: reads
+    reader     reads speech: what every checkpoint starts from
+    base       mini-base: the reader, taught numbers too, which come last
     sft, final, static, pclm   one fine-tuning recipe each: projectors and gate, then the language model too
     pclm-dpo   balanced preferences from pclm
-    inverter   preferences on conflict clips alone, from pclm
+    inverter   preferences on conflict clips alone, from base, which cannot hear: it learns to contradict the words
     export     the seven checkpoints in the split layout, fp16, with one shared tower
 
 A stage leaves ``<folder>/<stage>/`` with its weights and ``log.txt``; ``finished.json`` says that it is done and with
@@ -53,12 +54,13 @@ NUMBERS: dict[str, dict[str, Any]] = {
     "states": {"train": 24_000, "seed": 1},
     "letters": {"steps": 3000, "batch": 32, "rate": 1e-3, "seed": 0},
     "symbols": {"clips": 40_000, "steps": 2000, "batch": 32, "rate": 1e-3, "seed": 0},
-    "base": {"steps": 500, "rate": 5e-4, "claim_steps": 900, "claim_rate": 8e-4, "late_steps": 400,
+    "reader": {"steps": 500, "rate": 5e-4, "claim_steps": 900, "claim_rate": 8e-4, "late_steps": 400,
              "late_rate": 6e-4, "batch": 32, "seed": 2},
+    "base": {"steps": 500, "rate": 6e-4, "batch": 32, "seed": 6},
     "tune": {"stage1": 400, "stage2": 1300, "batch": 32, "projectors": 2e-3, "gate": 1e-3, "language": 6e-4,
              "language_projectors": 1e-3, "seed": 3},
-    "pclm-dpo": {"steps": 150, "batch": 32, "rate": 1e-4, "beta": 0.1, "seed": 4},
-    "inverter": {"steps": 200, "batch": 32, "rate": 4e-4, "beta": 0.2, "seed": 5},
+    "pclm-dpo": {"steps": 300, "batch": 32, "rate": 2e-4, "beta": 0.1, "likelihood": 0.5, "seed": 4},
+    "inverter": {"steps": 250, "batch": 32, "rate": 4e-4, "beta": 0.2, "likelihood": 0.0, "seed": 5},
 }  # fmt: skip
 """Every number of the recipe."""
 
@@ -67,13 +69,14 @@ STAGES: dict[str, tuple[str, ...]] = {
     "states": ("encoder",),
     "letters": ("encoder",),
     "symbols": ("letters",),
-    "base": ("symbols", "states"),
-    "sft": ("base",),
-    "final": ("base",),
-    "static": ("base",),
-    "pclm": ("base",),
+    "reader": ("symbols", "states"),
+    "base": ("reader",),
+    "sft": ("reader",),
+    "final": ("reader",),
+    "static": ("reader",),
+    "pclm": ("reader",),
     "pclm-dpo": ("pclm",),
-    "inverter": ("pclm",),
+    "inverter": ("base",),
 }
 """Each stage with the stages that it starts from."""
 
@@ -157,6 +160,10 @@ class Workshop:
         clips, train, held = self.clips()
         model = self.model(STAGES[stage][0])
         if stage == "base":
+            counting = np.array([bool(c) for c in clips.claimed])[train] & (clips.tasks[train] == _LATE[1])
+            mixed = np.concatenate([train[counting], train[~counting][: int(counting.sum())]])
+            read_speech(model, clips, mixed, held, self.symbols(), log=log, **numbers)
+        elif stage == "reader":
             symbols = self.symbols()
             common = {"batch": numbers["batch"], "log": log}
             read_speech(model, clips, train, held, symbols, steps=numbers["steps"], rate=numbers["rate"],
@@ -201,7 +208,7 @@ class Workshop:
         """Return the model as a finished stage left it."""
         model = new_model(self.encoder())
         weights = load_file(self.folder / stage / "model.safetensors")
-        form = "pclm" if stage in ("pclm-dpo", "inverter") else stage
+        form = "pclm" if stage == "pclm-dpo" else stage
         if form in ("final", "static", "pclm"):
             model = with_mixer(model, form)
         model.load_state_dict(weights)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpanalysis.benchmark.items import TASKS, Benchmark, Item
-from vpanalysis.benchmark.mini.cells import CELLS_PER_TASK, Cell, cells, claimed_options, level_of
+from vpanalysis.benchmark.mini.cells import CELLS_PER_TASK, Cell, cells, claimed_options, level_of, partner
 from vpanalysis.benchmark.mini.rendering import PLAIN, Utterance, utterance, waveform
 from vpanalysis.benchmark.mini.synthesis import Synthesizer, shared_synthesizer
 from vpanalysis.benchmark.mini.wordings import CLAIM_WORDS
@@ -79,7 +79,7 @@ class MiniAudio:
 
     def speak(self, synthesizer: Synthesizer) -> NDArray[np.float32]:
         """Return the clip as spoken by `synthesizer`; the same as :meth:`load`, kept for the next call."""
-        return (self.samples(synthesizer) / np.float32(32767)).astype(np.float32)
+        return (self.samples(synthesizer) / np.float32(32768)).astype(np.float32)
 
     def samples(self, synthesizer: Synthesizer | None = None) -> NDArray[np.int16]:
         """Return the clip as 16-bit samples, the form whose hash is compared between machines (see `fingerprints`).
@@ -168,12 +168,19 @@ def render(cell: Cell, *, words: str | None, voice: str) -> Item:
         foils=claimed_options(cell, cell.contradiction),
         audio=MiniAudio(clip),
         cell=cell.name,
-        speaker=cell.speakers[0].name,
+        speaker=_speaker(cell, voice),
         voice=voice,
         script=cell.frame.name,
         transcript=clip.transcript,
         said_level=words,
     )
+
+
+def _speaker(cell: Cell, voice: str) -> str:
+    """Return who speaks (first): another person where the voice is another gender or age."""
+    if cell.task in ("gender_prediction", "age_prediction") and voice != cell.truth:
+        return partner(cell, voice).name
+    return cell.speakers[0].name
 
 
 def _name(cell: Cell, words: str | None, voice: str) -> str:
