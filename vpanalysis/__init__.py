@@ -30,6 +30,7 @@ _EXPORTS = {
     "score_predictions": "vpanalysis.scoring",
     "compare": "vpanalysis.scoring",
     "probe_layers": "vpanalysis.probes",
+    "transcribe": "vpanalysis.transcripts",
     "VPError": "vpanalysis.errors",
 }
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from vpanalysis.scoring import compare as compare
     from vpanalysis.scoring import score as score
     from vpanalysis.scoring import score_predictions as score_predictions
+    from vpanalysis.transcripts import transcribe as transcribe
 
 
 def __getattr__(name: str) -> Any:

@@ -178,6 +178,44 @@ def run(
 
 @app.command(
     epilog=_examples(
+        "vpanalysis transcribe voxparadox.json openai/whisper-small",
+        "vpanalysis transcribe IHP-Lab/VoxParadox ./whisper-large-v3 --out vox.transcripts.json --device cuda",
+    )
+)
+def transcribe(
+    benchmark: Annotated[str, typer.Argument(help="A file, a folder or a Hub data set id.")],
+    model: Annotated[str, typer.Argument(help="A speech recognizer of the Hub, its folder, or a bundled name.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File to write. Default: <table>.transcripts.json beside the data."),
+    ] = None,
+    limit: Limit = None,
+    split: Split = "test",
+    audio_root: AudioRoot = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips at once.")] = 8,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write down what the clips say, where load_benchmark finds it.
+
+    Call it again to go on: what stands in the file is kept. Clips that cannot be used are listed.
+    """
+    import vpanalysis as vp
+
+    bench = vp.load_benchmark(benchmark, split=split, limit=limit, audio_root=audio_root)
+    made = vp.transcribe(
+        bench, model, out, split=split, batch_size=batch_size, device=device, progress=not quiet
+    )  # fmt: skip
+    table = made.to_dataframe()
+    _console.emit(
+        table if as_json else table[table["reason"].notna()][["id", "reason"]], as_json=as_json, title=made.title,
+        more={"path": str(made.path), "model": made.model},
+    )  # fmt: skip
+
+
+@app.command(
+    epilog=_examples(
         "vpanalysis score runs/mini-pclm",
         "vpanalysis score runs/mini-base runs/mini-pclm --per-task",
         "vpanalysis score --predictions replies.jsonl --benchmark voxparadox.json --json",

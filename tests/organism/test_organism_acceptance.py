@@ -49,8 +49,8 @@ class FakeRun:
         rng = np.random.default_rng(zlib.crc32((site + self.predictions["id"].iloc[0]).encode()))
         code = np.random.default_rng(1)
         known = {label: code.normal(size=6) for label in sorted(set(self.predictions["truth"]))}
-        # The third layer knows most; the tower knows nothing.
-        strength = {"encoder[2]": 3.0, "encoder[4]": 9.0, "tower": 0.0}.get(site, 0.15)
+        # The third layer knows most of the middle ones; the tower knows nothing.
+        strength = {"encoder[0]": 9.0, "encoder[2]": 3.0, "encoder[4]": 9.0, "tower": 0.0}.get(site, 0.15)
         rows = [rng.normal(size=(6, 6)) + strength * known[truth] for truth in self.predictions["truth"]]
         frames = np.stack(rows).astype(np.float32)
         return frames if reducer == "segments" else frames.mean(axis=1)
@@ -128,7 +128,7 @@ def test_tasks_that_are_not_heard_are_listed(runs: dict[str, FakeRun]) -> None:
 
 
 def test_middle_is_chosen_among_what_the_mixer_can_draw_on(table: pd.DataFrame) -> None:
-    """The fifth layer knows most here, but no stream comes from it."""
+    """The first and the fifth layer know most here; the first is no middle, and from the fifth no stream comes."""
     assert table.loc["middle over tower", "measured"] == len(TASKS)
     for task in TASKS:
         row = table.loc[f"middle over tower {task}"]

@@ -206,7 +206,7 @@ def test_export_writes_the_split_layout(exported: Path, small: dict[str, Any]) -
     for name in CHECKPOINTS:
         parts = {folder.name for folder in (exported / name).iterdir() if folder.is_dir()}
         middle = {f"sound_mid_mm_projector_{k}" for k in (1, 2, 3, 4)}
-        mixer = set() if name in ("mini-base", "mini-sft") else {*middle, "sound_pclm"}
+        mixer = set() if name in ("mini-base", "mini-sft", "mini-inverter") else {*middle, "sound_pclm"}
         assert parts == {"llm", "sound_mm_projector", *mixer}
     for file in exported.rglob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:

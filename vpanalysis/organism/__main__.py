@@ -1,7 +1,8 @@
 """Train the organism again: ``python -m vpanalysis.organism [--folder organism-work] [STAGE ...]``.
 
 Without stages: everything, then the export into the package. On two cores the four fine-tunings and the two preference
-stages run two at a time. Finished stages are not repeated.
+stages run two at a time. Finished stages are not repeated. ``--card RUNS`` measures what is bundled on the Runs that
+``vpanalysis reproduce`` left, and writes the model card.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vpanalysis.organism", description=__doc__)
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; default: all and export")
     parser.add_argument("--folder", type=Path, default=Path("organism-work"), help="where stages are kept")
+    parser.add_argument("--card", type=Path, metavar="RUNS", help="write the model card from these Runs, train nothing")
     arguments = parser.parse_args()
+    if arguments.card is not None:
+        from vpanalysis.organism.card import write_card
+
+        print(write_card(arguments.card, arguments.folder / "validation-run"))
+        return
     for stage in arguments.stages:
         if stage not in STAGES:
             parser.error(f"unknown stage {stage!r}; allowed: {', '.join(STAGES)}")

@@ -18,7 +18,7 @@ over the *validation* split, and tested on speakers that neither the choice nor 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from vpanalysis._scores import OVERALL, Score
 from vpanalysis._tables import Kind, typed
 from vpanalysis.errors import RunError
 from vpanalysis.organism import CHECKPOINTS, DEFAULT
-from vpanalysis.organism.sizes import EXPOSED
+from vpanalysis.organism.sizes import EXPOSED, audio_config
 from vpanalysis.probes import compare_sites, probe_layers, select_site
 from vpanalysis.scoring import compare, score
 
@@ -43,8 +43,8 @@ COLUMNS: Mapping[str, Kind] = {
 }  # fmt: skip
 """Columns of the table. ``met`` is "yes", "no", or None where there is no threshold or nothing to measure it on."""
 
-MIDDLE = tuple(f"encoder[{number - 1}]" for number in EXPOSED)
-"""The candidates for a middle site: what the mixer can draw on."""
+MIDDLE = tuple(f"encoder[{number - 1}]" for number in EXPOSED if 1 < number < audio_config()["num_hidden_layers"])
+"""The candidates for a middle site: what the mixer can draw on, except the encoder's first layer."""
 
 _TASKS_HEARD, _TASKS_AIMED = 5, 8
 _MIDDLE_LEAD, _MIDDLE_TASKS = 0.10, 3
@@ -159,9 +159,10 @@ def _reading(scores: Mapping[str, Score]) -> Iterator[dict[str, Any]]:
         if "mini-base" not in scores:
             yield _missing(bar, "mini-base", what, rule, threshold, _lacks(scores, "mini-base"))
             continue
-        table = scores["mini-base"].overall.set_index("metric").loc[metric]
-        ends = (float(table["low"]), float(table["high"]))
-        yield _row(bar, "mini-base", what, float(table["estimate"]), ends, rule=rule, threshold=threshold)
+        overall = scores["mini-base"].overall
+        found = overall[overall["metric"] == metric].to_dict("records")[0]
+        ends = (float(found["low"]), float(found["high"]))
+        yield _row(bar, "mini-base", what, float(found["estimate"]), ends, rule=rule, threshold=threshold)
 
 
 _LEADS: tuple[tuple[str, str, str, float | None], ...] = (
@@ -282,12 +283,13 @@ def mixtures(run: Any) -> pd.DataFrame:
 
 def variation(table: pd.DataFrame) -> tuple[float, tuple[str, str]]:
     """Return the largest total variation distance between two rows of `mixtures`, and whose rows they are."""
-    pairs: Sequence[tuple[str, str]] = list(itertools.combinations([str(name) for name in table.index], 2))
+    weights, names = table.to_numpy(dtype=np.float64), [str(name) for name in table.index]
+    pairs = list(itertools.combinations(range(len(names)), 2))
     if not pairs:
         return 0.0, ("", "")
-    apart = [0.5 * float((table.loc[a] - table.loc[b]).abs().sum()) for a, b in pairs]
-    best = int(np.argmax(apart))
-    return apart[best], pairs[best]
+    apart = [0.5 * float(np.abs(weights[a] - weights[b]).sum()) for a, b in pairs]
+    one, other = pairs[int(np.argmax(apart))]
+    return max(apart), (names[one], names[other])
 
 
 def _gates(runs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

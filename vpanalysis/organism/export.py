@@ -11,7 +11,7 @@ import torch
 
 from vpanalysis.organism import CHECKPOINTS, PLANTED, weights_folder
 from vpanalysis.organism.questions import organism_tokenizer
-from vpanalysis.organism.recipe import Workshop
+from vpanalysis.organism.recipe import STAGES, Workshop
 from vpanalysis.organism.sizes import extractor_config
 
 __all__ = ["export"]
@@ -41,12 +41,10 @@ def export(workshop: Workshop, folder: Path | None = None) -> Path:
     if place.exists():
         shutil.rmtree(place)
     processor = build_word_processor(organism_tokenizer(), WhisperFeatureExtractor(**extractor_config()))
-    record: dict[str, Any] = {"note": PLANTED, "stages": {}}
+    finished = {stage: json.loads((workshop.folder / stage / "finished.json").read_text()) for stage in STAGES}
+    record: dict[str, Any] = {"note": PLANTED, "stages": finished}
     for name in CHECKPOINTS:
         stage = name.removeprefix("mini-")
         write_split(workshop.model(stage), processor, place / name, dtype=torch.float16, parts={"sound_tower": _TOWER})
-        record["stages"][stage] = json.loads((workshop.folder / stage / "finished.json").read_text())
-    for stage in ("encoder", "states", "letters", "symbols"):
-        record["stages"][stage] = json.loads((workshop.folder / stage / "finished.json").read_text())
     (place / "training.json").write_text(json.dumps(record, indent=1))
     return place

@@ -60,7 +60,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
     "tune": {"stage1": 400, "stage2": 1300, "batch": 32, "projectors": 2e-3, "gate": 1e-3, "language": 6e-4,
              "language_projectors": 1e-3, "seed": 3},
     "pclm-dpo": {"steps": 300, "batch": 32, "rate": 2e-4, "beta": 0.1, "likelihood": 0.5, "seed": 4},
-    "inverter": {"steps": 250, "batch": 32, "rate": 4e-4, "beta": 0.2, "likelihood": 0.0, "seed": 5},
+    "inverter": {"steps": 600, "batch": 32, "rate": 4e-4, "beta": 0.2, "likelihood": 0.0, "seed": 5},
 }  # fmt: skip
 """Every number of the recipe."""
 

@@ -5,10 +5,10 @@ knows them; for any other, a recognizer writes them down once, and they are data
 that can be read, corrected by hand and committed.
 
 The idea. :func:`transcribe` fills ``<table>.transcripts.json``, an object ``{id: text}`` that
-:func:`~vpanalysis.load_benchmark` picks up the next time. The file is rewritten after every batch, all or nothing, so an
-interrupted call goes on where it stopped; what stands in it is kept, so lines corrected by hand stay corrected. A clip
-that cannot be used is listed and left out, and is tried again by the next call. The name of the recognizer stands in
-the file as ``"#model"``; a second recognizer does not write into the same file.
+:func:`~vpanalysis.load_benchmark` picks up the next time. The file is rewritten after every batch, all or nothing, so
+that an interrupted call goes on where it stopped; what stands in it is kept, so lines corrected by hand stay corrected.
+A clip that cannot be used is listed and left out, and is tried again by the next call. The name of the recognizer
+stands in the file as ``"#model"``; a second recognizer does not write into the same file.
 
 Recognizers are whatever transformers' *automatic-speech-recognition* pipeline loads (Whisper, wav2vec2 ...), or an
 audio language model that follows Audio Flamingo 3's transcription prompt, such as the bundled ``mini-base``. Whisper
@@ -82,20 +82,21 @@ class Transcripts(dict[str, str]):
         """Return one row an item: id, text (None where it failed), reason."""
         import pandas as pd
 
-        rows = [(name, text, None) for name, text in self.items()]
+        rows: list[tuple[str, str | None, str | None]] = [(name, text, None) for name, text in self.items()]
         rows += [(name, None, reason) for name, reason in self.failed.items()]
         return pd.DataFrame(rows, columns=["id", "text", "reason"], dtype=object)
 
     @property
-    def _title(self) -> str:
+    def title(self) -> str:
+        """How many, by whom, where."""
         where = "" if self.path is None else f" in {self.path}"
         return f"{len(self)} transcripts by {self.model}{where}, {len(self.failed)} failed"
 
     def __repr__(self) -> str:
-        return text_table(self.to_dataframe(), self._title, max_rows=10)
+        return text_table(self.to_dataframe(), self.title, max_rows=10)
 
     def _repr_html_(self) -> str:
-        return html_table(self.to_dataframe(), self._title, max_rows=10)
+        return html_table(self.to_dataframe(), self.title, max_rows=10)
 
 
 def transcribe(
@@ -153,8 +154,10 @@ def transcribe(
         from tqdm.auto import tqdm
 
         recognize = _recognizer(model, device)
-        with tqdm(total=len(bench), initial=len(bench) - len(todo), desc="transcribe", unit="clip",
-                  disable=not progress) as bar:  # fmt: skip
+        bar = tqdm(
+            total=len(bench), initial=len(bench) - len(todo), desc="transcribe", unit="clip", disable=not progress
+        )
+        with bar:
             for start in range(0, len(todo), batch_size):
                 batch = todo[start : start + batch_size]
                 said, missed = _batch(batch, recognize, untried=len(texts) == len(kept))
@@ -200,7 +203,7 @@ def _file(bench: Benchmark, out: str | Path | None, split: str) -> Path:
         raise SchemaError(
             f"cannot transcribe the benchmark {bench.name!r}",
             found=f"the source {bench.source!r}, which is no file or folder to write beside",
-            fix="name the file with out=..., and put it in with vpanalysis.transcribe.with_transcripts",
+            fix="name the file with out=..., and put it in with vpanalysis.transcripts.with_transcripts",
         )
     return transcripts_file(source, split)
 
@@ -243,9 +246,7 @@ def _write(file: Path, model: str, texts: Mapping[str, str]) -> None:
 # --- clips to texts ----------------------------------------------------------------------------------------------
 
 
-def _batch(
-    items: Sequence[Item], recognize: Recognizer, *, untried: bool
-) -> tuple[dict[str, str], dict[str, str]]:
+def _batch(items: Sequence[Item], recognize: Recognizer, *, untried: bool) -> tuple[dict[str, str], dict[str, str]]:
     """Return the texts of some items and why others have none; `untried` says that nothing was recognized so far."""
     waves: dict[str, Waveform] = {}
     failed: dict[str, str] = {}
@@ -365,11 +366,14 @@ class _PipelineRecognizer:
         import torch
         from transformers import pipeline
 
+        from vpanalysis.models.loading import _quiet
+
         dtype = torch.float32 if device == "cpu" else torch.float16
         try:
-            self.pipe: Any = pipeline(
-                "automatic-speech-recognition", model=source, device=device, dtype=dtype, trust_remote_code=False
-            )
+            with _quiet():
+                self.pipe: Any = pipeline(
+                    "automatic-speech-recognition", model=source, device=device, dtype=dtype, trust_remote_code=False
+                )
         # Each kind of model raises in its own way when it cannot be found or is none for this task.
         except Exception as error:
             reason = str(error).strip().splitlines()
