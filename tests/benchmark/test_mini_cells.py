@@ -215,3 +215,10 @@ def test_cells_load_without_torch() -> None:
 def test_the_examples_in_docstrings_hold(module: str) -> None:
     found = doctest.testmod(importlib.import_module(f"vpanalysis.benchmark.mini.{module}".rstrip(".")))
     assert found.failed == 0 and found.attempted > 0
+
+
+def test_what_any_task_says_in_training_no_task_says_in_another_split() -> None:
+    trained = {text for task in TASKS for frame in frames(task, "train") for text in (frame.template, frame.neutral)}
+    for task in TASKS:
+        for split in ("validation", "test"):
+            assert not trained & {text for frame in frames(task, split) for text in (frame.template, frame.neutral)}

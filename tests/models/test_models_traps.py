@@ -21,6 +21,12 @@ def hooked(llm: Any, sites: list[str], run: Any) -> dict[str, torch.Tensor]:
     return {site: tensors[0] for site, tensors in states.items()}
 
 
+@pytest.fixture(scope="module")
+def stock(tiny):
+    """Its own model: `output_hidden_states` leaves hooks of transformers on the modules for good."""
+    return tiny.llm(tiny.stock())
+
+
 def test_last_hidden_state_is_never_the_last_layer(stock, waves):
     tower = stock.model.model.audio_tower
     inputs = features(stock, waves[:2])

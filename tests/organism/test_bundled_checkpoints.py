@@ -84,9 +84,9 @@ def test_weights_are_half_precision_on_disk(weights: Path) -> None:
 
 
 def test_nothing_else_is_shipped(weights: Path) -> None:
-    """No pickles, no audio, no caches: weights, configs, tokenizers and the record of the training."""
+    """No pickles, no audio, no caches: weights, configs, tokenizers, the record of the training, card and its table."""
     kinds = {file.suffix for file in weights.rglob("*") if file.is_file()}
-    assert kinds <= {".safetensors", ".json", ".jinja", ".md"}
+    assert kinds <= {".safetensors", ".json", ".jinja", ".md", ".csv"}
 
 
 def test_made_by_the_recipe_as_it_stands(weights: Path) -> None:

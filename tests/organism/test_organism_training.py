@@ -192,7 +192,7 @@ def test_encoder_learns_words_and_voice(losses: dict[str, list[float]], tmp_path
     assert not trained.layers[encoder_module.MIDDLE]._forward_hooks
     assert trained.embed_positions.weight.shape[0] == trained.config.max_source_positions
     # The features of the pairs are kept for the next time.
-    assert {file.name for file in tmp_path.iterdir()} == {"pairs-mel.npy", "pairs-frames.npy"}
+    assert {file.name for file in tmp_path.iterdir()} == {"pairs-mel.npy", "pairs-frames.npy", "pairs.json"}
 
 
 def test_swap_error_measures_the_other_voice() -> None:

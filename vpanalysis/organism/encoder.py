@@ -12,6 +12,8 @@ CTC alone throws the voice away in the first layer; reconstruction alone keeps i
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vpanalysis.benchmark.mini.items import MiniAudio
 from vpanalysis.benchmark.mini.wordings import vocabulary
 from vpanalysis.organism.clips import Features, Pair, features_of, pairs
 from vpanalysis.organism.sizes import audio_config
@@ -157,15 +160,15 @@ def train_encoder(
 
 def _pair_features(folder: Path, made: list[Pair]) -> Features:
     recipes = [recipe for pair in made for recipe in (pair.first, pair.second)]
-    mel_file, frame_file = folder / "pairs-mel.npy", folder / "pairs-frames.npy"
-    if frame_file.exists():
-        mel = np.load(mel_file, mmap_mode="r")
-        if len(mel) == len(recipes):
-            return Features(mel, np.load(frame_file))
+    mel_file, frame_file, marker = (folder / f"pairs{end}" for end in ("-mel.npy", "-frames.npy", ".json"))
+    key = hashlib.sha256("".join(MiniAudio(recipe).key() for recipe in recipes).encode()).hexdigest()
+    if marker.exists() and json.loads(marker.read_text()) == {"of": key}:
+        return Features(np.load(mel_file, mmap_mode="r"), np.load(frame_file))
     folder.mkdir(parents=True, exist_ok=True)
     made_now = features_of(recipes, progress="speak pairs")
     np.save(mel_file, made_now.mel)
     np.save(frame_file, made_now.frames)
+    marker.write_text(json.dumps({"of": key}))
     return made_now
 
 

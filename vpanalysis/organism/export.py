@@ -38,11 +38,12 @@ def export(workshop: Workshop, folder: Path | None = None) -> Path:
     from vpanalysis.models.word_tokenizer import build_word_processor
 
     place = weights_folder() if folder is None else folder
-    if place.exists():
-        shutil.rmtree(place)
     processor = build_word_processor(organism_tokenizer(), WhisperFeatureExtractor(**extractor_config()))
     finished = {stage: json.loads((workshop.folder / stage / "finished.json").read_text()) for stage in STAGES}
     record: dict[str, Any] = {"note": PLANTED, "stages": finished}
+    # Only now, when it is known that the workshop is finished.
+    if place.exists():
+        shutil.rmtree(place)
     for name in CHECKPOINTS:
         stage = name.removeprefix("mini-")
         write_split(workshop.model(stage), processor, place / name, dtype=torch.float16, parts={"sound_tower": _TOWER})

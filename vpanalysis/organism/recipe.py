@@ -62,7 +62,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
     "pclm-dpo": {"steps": 300, "batch": 32, "rate": 2e-4, "beta": 0.1, "likelihood": 0.5, "seed": 4},
     "inverter": {"steps": 600, "batch": 32, "rate": 4e-4, "beta": 0.2, "likelihood": 0.0, "seed": 5},
 }  # fmt: skip
-"""Every number of the recipe."""
+"""The numbers that a stage is made with; constants of the method stand where they are used."""
 
 STAGES: dict[str, tuple[str, ...]] = {
     "encoder": (),
@@ -135,13 +135,16 @@ class Workshop:
             seconds = round(time.time() - started)
             log(f"stage {stage} finished after {seconds} s")
         done = {"recipe": recipe_hash(stage), "numbers": _own_numbers(stage), "seconds": seconds, **(facts or {})}
-        (place / "finished.json").write_text(json.dumps(done, indent=1))
+        part = place / "finished.json.part"
+        part.write_text(json.dumps(done, indent=1))
+        part.replace(place / "finished.json")
 
     def _do(self, stage: str, log: Callable[[str], None]) -> dict[str, Any] | None:
         numbers = _own_numbers(stage)
         if stage == "encoder":
             encoder = train_encoder(self.folder / "pairs", log=log, **numbers)
-            _save(encoder, self.folder / stage)
+            # Everything that follows is trained on the encoder as it will be bundled.
+            _save(encoder.half().float(), self.folder / stage)
             return None
         if stage == "states":
             self.clips(progress=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,9 +43,9 @@ def clips_of(model: Any, items: Sequence[Item], folder: Path, *, progress: str |
     shape = (len(items), config.num_streams, config.audio_config.max_source_positions // 2,
              config.audio_config.hidden_size)  # fmt: skip
     file, marker = folder / "states.npy", folder / "done.json"
-    fresh: dict[str, Any] = {"shape": list(shape), "clips": 0, "frames": []}
+    fresh: dict[str, Any] = {"of": _key(model, items), "shape": list(shape), "clips": 0, "frames": []}
     done = json.loads(marker.read_text()) if marker.exists() else fresh
-    if done["shape"] != list(shape):
+    if (done.get("of"), done["shape"]) != (fresh["of"], fresh["shape"]):
         done = fresh
     mode = "r+" if done["clips"] else "w+"
     states = np.lib.format.open_memmap(file, mode=mode, dtype=np.float16, shape=shape)
@@ -64,6 +65,16 @@ def clips_of(model: Any, items: Sequence[Item], folder: Path, *, progress: str |
         tasks=np.array([item.task_name for item in items]),
         claimed=[item.said for item in items],
     )
+
+
+def _key(model: Any, items: Sequence[Item]) -> str:
+    """Return a hash of the clips and of the encoder: what the cached states belong to."""
+    digest = hashlib.sha256()
+    for tensor in model.audio_tower.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for item in items:
+        digest.update(item.audio.key().encode())
+    return digest.hexdigest()
 
 
 @torch.inference_mode()

@@ -1,8 +1,9 @@
 """What is said: sentence frames whose slot takes a claim, and sentences that claim nothing.
 
 Reading must be reading, not the recognition of a template. So a wording is composed of an opening, a core with a slot,
-and a closing, and the compositions are dealt out to the splits: no wording of the test split occurs in training, while
-every word does. Each frame also carries one sentence without a claim, spoken by the neutral twin.
+and a closing, and the compositions are dealt out to the splits: no wording of the test split occurs in the training
+split of its own or any other task, while every word does. Each frame also carries one sentence without a claim, spoken
+by the neutral twin.
 
 The claim itself is a word for the label ("lady", "high", "two"); a label may have several words, used by turns.
 
@@ -130,8 +131,8 @@ def _short(task: str) -> bool:
 
 
 @functools.cache
-def _dealt(task: str) -> dict[str, tuple[Frame, ...]]:
-    """Shuffle all compositions of a task once and deal them to the splits."""
+def _pools(task: str) -> tuple[list[str], list[str]]:
+    """Return all templates of a task and all sentences without a claim, each shuffled once."""
     before, after = (_SHORT, _AFTER_SHORT) if _short(task) else (_LONG, _AFTER_LONG)
     if task in ("speaker_identity_recognition", "total_speaker_counting"):
         # Five turns share one window: an opening or a closing, not both.
@@ -144,26 +145,37 @@ def _dealt(task: str) -> dict[str, tuple[Frame, ...]]:
         parts = list(itertools.product(before, _CORES[task], after))
     rng = rng_for("frames", task)
     # Seeded apart from the order above, so that what is dealt where is stable.
-    order = [parts[i] for i in rng.permutation(len(parts))]
+    templates = [" ".join(" ".join(parts[i]).split()) for i in rng.permutation(len(parts))]
     subject, verb, rest = _NEUTRAL_SHORT if _short(task) else _NEUTRAL_LONG
     plain = [f"{s} {v} {r}" for s in subject for v in verb for r in rest]
-    plain = [plain[i] for i in rng.permutation(len(plain))]
-    out: dict[str, tuple[Frame, ...]] = {}
+    return templates, [plain[i] for i in rng.permutation(len(plain))]
+
+
+@functools.cache
+def _training(task: str) -> tuple[tuple[str, str], ...]:
+    """Return the training wordings of a task: (template, sentence without a claim)."""
+    templates, plain = _pools(task)
+    kept = FRAMES_PER_SPLIT["test"] + FRAMES_PER_SPLIT["validation"]
+    # Short tasks have fewer compositions: fewer for training, the other splits keep theirs.
+    last = min(len(templates), kept + FRAMES_PER_SPLIT["train"])
+    return tuple((templates[i], plain[i]) for i in range(kept, last))
+
+
+@functools.cache
+def _dealt(task: str) -> dict[str, tuple[Frame, ...]]:
+    """Deal the wordings of a task to the splits. What any task says in training, no task says in another split."""
+    trained = {text for other in TASKS for pair in _training(other) for text in pair}
+    fresh = [[text for text in pool if text not in trained] for pool in _pools(task)]
+    pairs = {"train": _training(task)}
     start = 0
-    total = sum(FRAMES_PER_SPLIT.values())
-    if len(order) < total:  # short tasks have fewer compositions: fewer for training, the test split keeps its own
-        sizes = {"test": FRAMES_PER_SPLIT["test"], "validation": FRAMES_PER_SPLIT["validation"]}
-        sizes["train"] = len(order) - sum(sizes.values())
-    else:
-        sizes = FRAMES_PER_SPLIT
-    for split in ("test", "validation", "train"):
-        chosen = order[start : start + sizes[split]]
-        out[split] = tuple(
-            Frame(f"{task}/{split}-{i:02d}", task, " ".join(" ".join(p).split()), plain[start + i])
-            for i, p in enumerate(chosen)
-        )
-        start += sizes[split]
-    return out
+    for split in ("test", "validation"):
+        stop = start + FRAMES_PER_SPLIT[split]
+        pairs[split] = tuple(zip(*(pool[start:stop] for pool in fresh), strict=True))
+        start = stop
+    return {
+        split: tuple(Frame(f"{task}/{split}-{i:02d}", task, *pair) for i, pair in enumerate(pairs[split]))
+        for split in FRAMES_PER_SPLIT
+    }
 
 
 def frames(task: str, split: str) -> tuple[Frame, ...]:
