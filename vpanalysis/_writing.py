@@ -68,7 +68,7 @@ def describe(
         "model": {
             "name": llm.name,
             "family": llm.family.name,
-            "source": getattr(config, "name_or_path", "") or llm.name,
+            "source": getattr(llm, "source", None) or getattr(config, "name_or_path", None) or llm.name,
             "revision": getattr(llm, "revision", None) or getattr(config, "_commit_hash", None),
             "weights": dict(llm.weights_sha),
             "encoder_sha": llm.encoder_sha,

@@ -313,11 +313,11 @@ def _recognizer(model: Any, device: str | None) -> Recognizer:
 
 def _is_audio_llm(source: str) -> bool:
     """Whether `load_model` should load this: a bundled name, a split checkpoint, or a config of a known family."""
+    from vpanalysis.models.bundled import CHECKPOINTS
     from vpanalysis.models.families import FAMILIES
-    from vpanalysis.models.loading import ORGANISMS
     from vpanalysis.models.split import is_split
 
-    if source in ("mini", *ORGANISMS) or (Path(source).is_dir() and is_split(source)):
+    if source in ("mini", *CHECKPOINTS) or (Path(source).is_dir() and is_split(source)):
         return True
     from transformers import AutoConfig
 

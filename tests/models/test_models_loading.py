@@ -19,7 +19,7 @@ def test_a_loaded_pair_is_taken_as_it_is(tiny):
 
 
 def test_bundled_names(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "_WEIGHTS", tmp_path)
+    monkeypatch.setattr(loading, "weights_folder", lambda name: tmp_path / name)
     for name in ("mini-pclm-dpo", "mini-base"):
         write_split(tiny.stock() if name == "mini-base" else tiny.pclm(), tiny.processor, tmp_path / name)
     assert load_model("mini").name == "mini-pclm-dpo"

@@ -280,7 +280,7 @@ def test_training_items_that_share_a_speaker_are_dropped(fake_run: Any, make_run
 def test_select_site_refuses_what_was_not_probed(truth: ProbeResult) -> None:
     with pytest.raises(RunError, match="allowed"):
         select_site(truth, "age_prediction")
-    with pytest.raises(RunError, match="cannot choose sites"):
+    with pytest.raises(RunError, match="cannot select sites"):
         select_site(truth, "pitch_comparison", sites="streams[*]")
 
 

@@ -67,6 +67,8 @@ class AudioLLM:
         Where its parts live; by its config's `model_type` by default.
     gate_tokenizer : PreTrainedTokenizerBase, optional
         What tokenizes the gate's text; the processor's `gate_tokenizer`, else its tokenizer, by default.
+    source, revision : str, optional
+        Where it came from, for the manifest of a Run.
     check : bool, optional
         Whether to run one tiny forward that compares the family's frame rule with the model.
 
@@ -97,9 +99,12 @@ class AudioLLM:
         name: str | None = None,
         family: Family | None = None,
         gate_tokenizer: Any = None,
+        source: str | None = None,
+        revision: str | None = None,
         check: bool = True,
     ) -> None:
         self.model: Any = model.eval()
+        self.source, self.revision = source, revision
         self.processor = processor
         self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
         self.family = family or family_of(model.config.model_type)

@@ -26,25 +26,14 @@ from typing import Any
 import torch
 
 from vpanalysis.errors import ModelError
+from vpanalysis.models.bundled import CHECKPOINTS, DEFAULT, weights_folder
 from vpanalysis.models.facade import AudioLLM
 from vpanalysis.models.families import family_of
 from vpanalysis.models.pclm_config import PCLM_FIELDS
 from vpanalysis.models.split import is_split, read_split
 
-__all__ = ["ORGANISMS", "load_model", "organism_folder"]
+__all__ = ["load_model", "organism_folder"]
 
-ORGANISMS: tuple[str, ...] = (
-    "mini-base",
-    "mini-sft",
-    "mini-final",
-    "mini-static",
-    "mini-pclm",
-    "mini-pclm-dpo",
-    "mini-inverter",
-)
-"""The bundled checkpoints; ``"mini"`` means ``"mini-pclm-dpo"``."""
-
-_WEIGHTS = Path(__file__).resolve().parent.parent / "organism" / "weights"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -57,11 +46,11 @@ def organism_folder(name: str) -> Path:
     ModelError
         If there is no bundled checkpoint of this name.
     """
-    known = "mini-pclm-dpo" if name == "mini" else name
-    folder = _WEIGHTS / known
-    if known not in ORGANISMS:
+    known = DEFAULT if name == "mini" else name
+    folder = weights_folder(known)
+    if known not in CHECKPOINTS:
         raise ModelError(
-            f"cannot load the model {name!r}", found="no such name", allowed=["mini", *ORGANISMS], word=name
+            f"cannot load the model {name!r}", found="no such name", allowed=["mini", *CHECKPOINTS], word=name
         )
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -139,8 +128,10 @@ def load_model(
         place = folder or source_name
         processor = _load_processor(place, model, revision)
         tokenizer = _tokenizer(gate_tokenizer) or _stored_gate_tokenizer(folder, processor)
-    label = name or ("mini-pclm-dpo" if source_name == "mini" else Path(source_name).name)
-    return AudioLLM(model, processor, name=label, gate_tokenizer=tokenizer, check=check)
+    label = name or (DEFAULT if source_name == "mini" else Path(source_name).name)
+    return AudioLLM(
+        model, processor, name=label, gate_tokenizer=tokenizer, source=source_name, revision=revision, check=check
+    )
 
 
 def _folder_of(source: str, revision: str | None) -> Path | None:

@@ -14,28 +14,9 @@ and the last one forgot it" is planted by the losses in ``encoder.py``; the lang
 
 from __future__ import annotations
 
-from pathlib import Path
+from vpanalysis.models.bundled import CHECKPOINTS, DEFAULT, weights_folder
 
 __all__ = ["CHECKPOINTS", "DEFAULT", "PLANTED", "weights_folder"]
 
-CHECKPOINTS: tuple[str, ...] = (
-    "mini-base",
-    "mini-sft",
-    "mini-final",
-    "mini-static",
-    "mini-pclm",
-    "mini-pclm-dpo",
-    "mini-inverter",
-)
-"""Names of the bundled checkpoints, in the order of the story."""
-
-DEFAULT = "mini-pclm-dpo"
-"""What ``"mini"`` means."""
-
 PLANTED = "organism: its layer profile is planted, not evidence about AF3"
 """The note under every picture made from the organism."""
-
-
-def weights_folder(name: str = "") -> Path:
-    """Return the folder of a checkpoint, or of all of them."""
-    return Path(__file__).with_name("weights") / name

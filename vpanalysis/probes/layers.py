@@ -15,8 +15,6 @@ is then evidence about the voice.
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from vpanalysis.capture.sites import select_sites
 from vpanalysis.errors import RunError
 from vpanalysis.probes._intervals import accuracy_interval
 from vpanalysis.probes.estimator import DEFAULT_C, cross_val_predict, single_thread
@@ -252,23 +251,9 @@ def choose_sites(available: Sequence[str], selector: str | Sequence[str] | Calla
     RunError
         When a name or pattern matches nothing.
     """
-    names = list(available)
     if selector is None:
-        return [name for name in names if name not in _NOT_PROBED]
-    if callable(selector):
-        chosen = {name for name in names if selector(name)}
-        if not chosen:
-            raise RunError("cannot choose sites", found="a predicate that is true of none", allowed=names)
-        return [name for name in names if name in chosen]
-    chosen = set()
-    for pattern in [selector] if isinstance(selector, str) else selector:
-        # Brackets are part of a site's name, not a character class; only * and ? are wild.
-        rule = re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
-        matched = {name for name in names if name == pattern or rule.match(name)}
-        if not matched:
-            raise RunError("cannot choose sites", found=repr(pattern), allowed=names, word=pattern)
-        chosen |= matched
-    return [name for name in names if name in chosen]
+        return [name for name in available if name not in _NOT_PROBED]
+    return select_sites(available, selector)
 
 
 def reducer_for(site: str, task: str, reducer: str = "auto") -> str:
