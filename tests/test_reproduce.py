@@ -19,7 +19,7 @@ from vpanalysis import reproduce as job
 from vpanalysis.benchmark import mini
 from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.errors import ModelError, RunError, SchemaError, VPError
-from vpanalysis.organism import CHECKPOINTS, weights_folder
+from vpanalysis.organism import CHECKPOINTS
 from vpanalysis.probes import own_accuracy
 
 TASKS = ("gender_prediction", "emotion_recognition")
@@ -305,7 +305,6 @@ def test_own_accuracy_counts_a_missing_reply_as_wrong_and_refuses_other_runs(don
 # --- the real thing ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not weights_folder("mini-pclm").is_dir(), reason="the weights are not in this checkout")
 def test_two_real_checkpoints_on_a_few_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # no fakes
     monkeypatch.setenv("VPANALYSIS_CACHE", str(tmp_path / "cache"))

@@ -14,7 +14,8 @@ from vpanalysis.organism import language
 from vpanalysis.organism.build import new_model, with_mixer
 from vpanalysis.organism.clips import mixed_cells, mixed_items
 from vpanalysis.organism.encoder import new_encoder, train_encoder
-from vpanalysis.organism.language import Clips, embed_clips, fine_tune, prefer, read_speech, read_symbols
+from vpanalysis.organism.language import Clips, embed_clips, fine_tune, read_speech, read_symbols
+from vpanalysis.organism.preferences import prefer
 from vpanalysis.organism.questions import IGNORED, Asked, Wording
 from vpanalysis.organism.symbols import symbolic_clips
 

@@ -6,14 +6,12 @@ Stages, all on the native AF3 (+ mixer) modules with the encoder frozen and its 
 ``read_speech``    real clips through the final projector alone; the words give the answer: a reader (mini-base)
 ``fine_tune``      real clips whose words are independent of the voice, the voice gives the answer. First projectors and
                    gate alone, then the language model too. One recipe, equal steps and data for every variant.
-``prefer``         direct preference optimisation: the right option against another one
 
 Transcription stays in every mix, so that a checkpoint that hears does not forget the words.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import time
@@ -31,7 +29,7 @@ from vpanalysis.benchmark.mini.wordings import vocabulary
 from vpanalysis.organism.questions import IGNORED, TRANSCRIBE, Asked, Rows, Wording
 from vpanalysis.organism.symbols import Symbolic
 
-__all__ = ["Clips", "answer_accuracy", "fine_tune", "prefer", "read_speech", "read_symbols"]
+__all__ = ["Clips", "answer_accuracy", "fine_tune", "letter_questions", "read_letters", "read_speech", "read_symbols"]
 
 Log = Callable[[str], None]
 
@@ -69,7 +67,8 @@ class Clips:
         return list(block.unbind(1)), torch.from_numpy(frames)
 
 
-def _logits(model: Any, rows: Rows, embeds: Tensor) -> Tensor:
+def logits_of(model: Any, rows: Rows, embeds: Tensor) -> Tensor:
+    """Return the logits of rows that are given as embeddings, shape (row, position, token)."""
     out: Tensor = model(inputs_embeds=embeds, attention_mask=rows.attention_mask, use_cache=False).logits
     return out
 
@@ -110,7 +109,8 @@ def _embed_symbols(model: Any, rows: Rows, clips: Sequence[Symbolic], wording: W
     return _place(model, rows, summed + 0.2 * table.weight.detach().std() * noise, wording.sound)
 
 
-def _loss(logits: Tensor, rows: Rows) -> Tensor:
+def loss_of(logits: Tensor, rows: Rows) -> Tensor:
+    """Return the weighted mean cross-entropy of the answers' tokens."""
     labels, weights = rows.labels[:, 1:].flatten(), rows.weights[:, 1:].flatten()
     each = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels, ignore_index=IGNORED, reduction="none")
     weights = weights * (labels != IGNORED)
@@ -123,7 +123,7 @@ def _schedule(step: int, steps: int, warmup: int = 50) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _groups(model: Any, *, language: float, projectors: float, gate: float) -> list[dict[str, Any]]:
+def groups_of(model: Any, *, language: float, projectors: float, gate: float) -> list[dict[str, Any]]:
     """Return the optimiser's groups and freeze what has no rate."""
     rates = {"language": language, "projectors": projectors, "gate": gate}
     kinds: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
@@ -142,7 +142,7 @@ def _groups(model: Any, *, language: float, projectors: float, gate: float) -> l
     return [{"params": kinds[k], "lr": rates[k], "base": rates[k]} for k in rates if kinds[k]]
 
 
-def _train(
+def train_steps(
     model: Any,
     groups: list[dict[str, Any]],
     steps: int,
@@ -152,6 +152,7 @@ def _train(
     report: Callable[[], str] | None = None,
     every: int = 200,
 ) -> None:
+    """Take `steps` steps of AdamW on the sum of the losses, with a warm-up and a cosine, and log their means."""
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
     sums: dict[str, float] = {}
     started = time.time()
@@ -190,7 +191,7 @@ def _symbol_batch(
             first = bool(rng.random() < words_first)
             asked.append(Asked(clip.cell.question, clip.cell.options, clip.answer, first))
     rows = wording.batch(asked, [len(c.places) for c in clips], rng)
-    return _loss(_logits(model, rows, _embed_symbols(model, rows, clips, wording, rng)), rows)
+    return loss_of(logits_of(model, rows, _embed_symbols(model, rows, clips, wording, rng)), rows)
 
 
 def letter_questions(n: int, rng: np.random.Generator) -> list[Asked]:
@@ -215,7 +216,7 @@ def letter_questions(n: int, rng: np.random.Generator) -> list[Asked]:
 
 def _letter_batch(model: Any, n: int, wording: Wording, rng: np.random.Generator) -> Tensor:
     rows = wording.batch(letter_questions(n, rng), [0] * n, rng)
-    return _loss(_logits(model, rows, model.get_input_embeddings()(rows.input_ids)), rows)
+    return loss_of(logits_of(model, rows, model.get_input_embeddings()(rows.input_ids)), rows)
 
 
 def read_letters(model: Any, *, steps: int, batch: int, rate: float, seed: int, log: Log) -> None:
@@ -226,10 +227,10 @@ def read_letters(model: Any, *, steps: int, batch: int, rate: float, seed: int, 
         asked = letter_questions(256, np.random.default_rng(1))
         rows = wording.batch(asked, [0] * len(asked), np.random.default_rng(2))
         with torch.no_grad():
-            logits = _logits(model, rows, model.get_input_embeddings()(rows.input_ids))
+            logits = logits_of(model, rows, model.get_input_embeddings()(rows.input_ids))
         return f"right {np.mean(_letter_right(logits, rows, asked, wording)):.2f}"
 
-    _train(model, _groups(model, language=rate, projectors=0, gate=0), steps,
+    train_steps(model, groups_of(model, language=rate, projectors=0, gate=0), steps,
            lambda _step: {"letters": _letter_batch(model, batch, wording, rng)}, log, "letters", report)  # fmt: skip
 
 
@@ -248,7 +249,7 @@ def read_symbols(
             "letters": 0.3 * _letter_batch(model, batch // 4, wording, rng),
         }
 
-    _train(model, _groups(model, language=rate, projectors=0, gate=0), steps, losses, log, "symbols",
+    train_steps(model, groups_of(model, language=rate, projectors=0, gate=0), steps, losses, log, "symbols",
            lambda: symbol_accuracy(model, clips[:400]))  # fmt: skip
 
 
@@ -259,7 +260,7 @@ def _endless(n: int, batch: int, rng: np.random.Generator) -> Iterator[NDArray[n
             yield order[start : start + batch]
 
 
-def _bucketed(lengths: NDArray[np.int64], batch: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+def bucketed(lengths: NDArray[np.int64], batch: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
     """Yield batches of similar length for ever, in random order."""
     while True:
         order = np.argsort(lengths + rng.uniform(0, 12, len(lengths)))
@@ -277,7 +278,7 @@ def symbol_accuracy(model: Any, clips: Sequence[Symbolic]) -> str:
         part = clips[start : start + 64]
         asked = [Asked(c.cell.question, c.cell.options, c.answer) for c in part]
         rows = wording.batch(asked, [len(c.places) for c in part], rng)
-        logits = _logits(model, rows, _embed_symbols(model, rows, part, wording, rng))
+        logits = logits_of(model, rows, _embed_symbols(model, rows, part, wording, rng))
         for clip, good in zip(part, _letter_right(logits, rows, asked, wording), strict=True):
             hits.setdefault(clip.cell.task[:6], []).append(good)
     return "right " + " ".join(f"{k} {np.mean(v):.2f}" for k, v in hits.items())
@@ -312,7 +313,7 @@ def answer_accuracy(model: Any, clips: Clips, rows_of: NDArray[np.int64]) -> dic
         asked = [clips.asked[i] for i in part]
         streams, frames = clips.load(part)
         rows = wording.batch(asked, frames.tolist(), rng)
-        logits = _logits(model, rows, embed_clips(model, rows, streams, frames, wording))
+        logits = logits_of(model, rows, embed_clips(model, rows, streams, frames, wording))
         right = _letter_right(logits, rows, asked, wording)
         claimed = [Asked(a.question, a.choices, clips.claimed[i]) for i, a in zip(part, asked, strict=True)]
         read = _letter_right(logits, rows, claimed, wording)
@@ -351,7 +352,7 @@ def _speech_loss(
             asked.append(Asked(one.question, one.choices, right, bool(rng.random() < 0.25)))
     streams, frames = clips.load(part)
     rows = wording.batch(asked, frames.tolist(), rng)
-    return _loss(_logits(model, rows, embed_clips(model, rows, streams, frames, wording)), rows)
+    return loss_of(logits_of(model, rows, embed_clips(model, rows, streams, frames, wording)), rows)
 
 
 def read_speech(
@@ -360,7 +361,7 @@ def read_speech(
 ) -> None:  # fmt: skip
     """Teach stock AF3 to read: words decide, whatever the voice does. Symbolic clips keep what it knows."""
     wording, rng = Wording(), np.random.default_rng(seed)
-    order, replay = _bucketed(clips.frames[train], batch, rng), _endless(len(symbols), batch // 2, rng)
+    order, replay = bucketed(clips.frames[train], batch, rng), _endless(len(symbols), batch // 2, rng)
 
     def losses(_step: int) -> dict[str, Tensor]:
         return {
@@ -368,7 +369,7 @@ def read_speech(
             "symbols": _symbol_batch(model, [symbols[i] for i in next(replay)], wording, rng),
         }
 
-    _train(model, _groups(model, language=rate, projectors=4 * rate, gate=0), steps, losses, log, "read",
+    train_steps(model, groups_of(model, language=rate, projectors=4 * rate, gate=0), steps, losses, log, "read",
            lambda: show(answer_accuracy(model, clips, held)))  # fmt: skip
 
 
@@ -378,7 +379,7 @@ def fine_tune(
 ) -> None:  # fmt: skip
     """Teach a checkpoint to answer from the voice; `language` 0 freezes the language model (the paper's stage 1)."""
     wording, rng = Wording(), np.random.default_rng(seed)
-    order, replay = _bucketed(clips.frames[train], batch, rng), _endless(len(symbols), batch // 4, rng)
+    order, replay = bucketed(clips.frames[train], batch, rng), _endless(len(symbols), batch // 4, rng)
 
     def losses(_step: int) -> dict[str, Tensor]:
         parts = {
@@ -388,67 +389,5 @@ def fine_tune(
             parts["symbols"] = 0.3 * _symbol_batch(model, [symbols[i] for i in next(replay)], wording, rng)
         return parts
 
-    _train(model, _groups(model, language=language, projectors=projectors, gate=gate), steps, losses, log, name,
+    train_steps(model, groups_of(model, language=language, projectors=projectors, gate=gate), steps, losses, log, name,
            lambda: show(answer_accuracy(model, clips, held)))  # fmt: skip
-
-
-def _letter_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the log-probability of each row's letter, the token that decides.
-
-    Over the whole answer a small model lowers the rejected answer's words *given* its letter instead of the letter.
-    """
-    begin = (labels != IGNORED).int().argmax(1)
-    rows = torch.arange(len(labels))
-    picked: Tensor = logits[rows, begin - 1].log_softmax(-1)[rows, labels[rows, begin]]
-    return picked
-
-
-def prefer(
-    model: Any, clips: Clips, train: NDArray[np.int64], held: NDArray[np.int64], *, name: str, steps: int, batch: int,
-    rate: float, beta: float, likelihood: float, conflicts_only: bool, seed: int, log: Log,
-) -> None:  # fmt: skip
-    """Direct preference optimisation of the language model against a frozen copy of itself.
-
-    The loss is ``-log sigmoid(beta * s)`` with ``s`` the difference of log-probability ratios (Rafailov et al. 2023,
-    eq. 7). `conflicts_only` rejects what the words claim, on conflict clips alone; otherwise a random wrong option is
-    rejected on clips whose words are independent of the voice, as in the paper. `likelihood` weighs the usual loss of
-    the chosen answer beside it, which keeps its probability from falling together with the rejected one's.
-    """
-    wording, rng = Wording(), np.random.default_rng(seed)
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
-    if conflicts_only:
-        conflict = np.array([bool(c) and clips.asked[i].answers[0] not in c for i, c in enumerate(clips.claimed)])
-        train = train[conflict[train]]
-    order = _bucketed(clips.frames[train], batch, rng)
-
-    def losses(_step: int) -> dict[str, Tensor]:
-        part = train[next(order)]
-        asked = [clips.asked[i] for i in part]
-        wrong = []
-        for i, one in zip(part, asked, strict=True):
-            pool = clips.claimed[i] if conflicts_only else tuple(c for c in one.choices if c not in one.answers)
-            wrong.append(pool[int(rng.integers(len(pool)))])
-        streams, frames = clips.load(part)
-        seeds = rng.integers(2**31)
-        scores, chosen = [], torch.zeros(())
-        for answers in (None, wrong):
-            # The same order of options for the chosen and the rejected answer.
-            rows = wording.batch(asked, frames.tolist(), np.random.default_rng(seeds), answers)
-            embeds = embed_clips(model, rows, streams, frames, wording)
-            logits = _logits(model, rows, embeds)
-            ours = _letter_log_probability(logits, rows.labels)
-            if answers is None:
-                chosen = _loss(logits, rows)
-            with torch.no_grad():
-                same = embed_clips(reference, rows, streams, frames, wording)
-                theirs = _letter_log_probability(_logits(reference, rows, same), rows.labels)
-            scores.append(ours - theirs)
-        preference = -functional.logsigmoid(beta * (scores[0] - scores[1])).mean()
-        words = [Asked(TRANSCRIBE, (), clips.words[i]) for i in part[: max(2, batch // 8)]]
-        short, few = [s[: len(words)] for s in streams], frames[: len(words)]
-        rows = wording.batch(words, few.tolist(), rng)
-        spoken = _loss(_logits(model, rows, embed_clips(model, rows, short, few, wording)), rows)
-        return {"preference": preference, "chosen": likelihood * chosen, "words": 0.2 * spoken}
-
-    _train(model, _groups(model, language=rate, projectors=0, gate=0), steps, losses, log, name,
-           lambda: show(answer_accuracy(model, clips, held)), every=50)  # fmt: skip

@@ -37,12 +37,12 @@ from vpanalysis.organism.language import (
     Clips,
     answer_accuracy,
     fine_tune,
-    prefer,
     read_letters,
     read_speech,
     read_symbols,
     show,
 )
+from vpanalysis.organism.preferences import prefer
 from vpanalysis.organism.states import clips_of
 from vpanalysis.organism.symbols import Symbolic, symbolic_clips
 
