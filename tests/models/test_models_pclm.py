@@ -280,3 +280,10 @@ def test_outputs_of_leaves_no_hook_behind():
         raise ZeroDivisionError
     assert len(kept) == 1
     assert not layer._forward_hooks
+
+
+def test_a_clip_without_its_mask_is_refused_and_not_ignored(pclm, items, waves):
+    inputs = dict(pclm.prepare(items[:1], waves[:1], DEFAULT_PROMPT).inputs)
+    inputs.pop("input_features_mask")
+    with pytest.raises(ModelError, match="without input_features_mask"):
+        pclm.model(**inputs)

@@ -197,8 +197,15 @@ class AudioFlamingo3PCLMModel(AudioFlamingo3Model):
         **kwargs: Any,
     ) -> Any:
         """Put the mixture where the audio placeholders stand, then run AF3 on the embeddings."""
-        if input_features is None or input_features_mask is None or input_ids is None:
+        if input_features is None or input_ids is None:
             return super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if input_features_mask is None:
+            # Going on without the clip would be a silent wrong answer.
+            raise ModelError(
+                "cannot run the audio tower",
+                found="input_features without input_features_mask",
+                allowed="both, as the processor makes them",
+            )
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         audio = self.get_audio_features(

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from vpanalysis.benchmark.items import TASKS
 from vpanalysis.benchmark.mini.cells import Cell, claimed_options, partner
 from vpanalysis.benchmark.mini.rendering import dialogue_voices, utterance
@@ -117,8 +115,3 @@ def symbolic_clips(
             places.append(())
         answer = (voice,) if heard else claimed_options(cell, claim or cell.contradiction)
         yield Symbolic(cell, claim, answer, tuple(places[:most]), tuple(" ".join(texts).split()))
-
-
-def count_positions(clips: Sequence[Symbolic]) -> np.ndarray:
-    """Return the number of positions of each clip."""
-    return np.array([len(clip.places) for clip in clips])
