@@ -125,6 +125,8 @@ class FakeLLM:
         self.tokenizer = lambda text: {"input_ids": [ord(c) % VOCABULARY for c in text]}
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.max_seconds, self.seconds_per_frame = WINDOW / RATE, (0.02, 0.04)
+        self.seconds_per_token = 0.04
+        self.answers = True
         self.sites = (
             "encoder.stem", *(f"encoder[{i}]" for i in range(layers)), "tower",
             *(f"streams[{k}]" for k in range(len(self.streams))), "gate", "mixed",

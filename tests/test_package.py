@@ -122,6 +122,7 @@ UPWARD = {
     "capture": ("organism", "runs", "scoring", "probes", "plots", "cli", "reproduce"),
     "stats.py": ("benchmark", "models", "capture", "organism", "runs", "scoring", "probes", "plots"),
     "runs.py": ("organism", "scoring", "probes", "plots", "cli", "reproduce"),
+    "calibration.py": ("runs", "scoring", "probes", "plots", "cli", "reproduce"),
     "scoring.py": ("models", "organism", "runs", "probes", "plots", "cli", "reproduce"),
     "probes": ("models", "organism", "runs", "scoring", "plots", "cli", "reproduce"),
     "plots": ("models", "organism", "runs", "cli", "reproduce"),

@@ -102,7 +102,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
 
     runs, loading = ModuleType("vpanalysis.runs"), ModuleType("vpanalysis.models.loading")
     vars(runs).update(run=run, open_run=open_run, encode_clips=encode_clips)
-    vars(loading).update(load_model=lambda name: SimpleNamespace(name=name, stream_inputs=streams_of(name)))
+    vars(loading).update(load_model=lambda name, **_options: SimpleNamespace(name=name, stream_inputs=streams_of(name)))
     monkeypatch.setitem(sys.modules, "vpanalysis.runs", runs)
     monkeypatch.setitem(sys.modules, "vpanalysis.models.loading", loading)
     monkeypatch.setattr("vpanalysis.benchmark.sources.load_benchmark", lambda source, limit=None: bench(limit))

@@ -23,6 +23,8 @@ _EXPORTS = {
     "Benchmark": "vpanalysis.benchmark.items",
     "load_model": "vpanalysis.models.loading",
     "AudioLLM": "vpanalysis.models.facade",
+    "Family": "vpanalysis.models.families",
+    "register_family": "vpanalysis.models.families",
     "run": "vpanalysis.runs",
     "open_run": "vpanalysis.runs",
     "Run": "vpanalysis.runs",
@@ -31,6 +33,9 @@ _EXPORTS = {
     "compare": "vpanalysis.scoring",
     "probe_layers": "vpanalysis.probes",
     "transcribe": "vpanalysis.transcripts",
+    "calibrate": "vpanalysis.calibration",
+    "Calibration": "vpanalysis.calibration",
+    "trim_report": "vpanalysis.trimming",
     "VPError": "vpanalysis.errors",
 }
 
@@ -40,8 +45,12 @@ if TYPE_CHECKING:
     from vpanalysis.benchmark.items import Benchmark as Benchmark
     from vpanalysis.benchmark.items import Item as Item
     from vpanalysis.benchmark.sources import load_benchmark as load_benchmark
+    from vpanalysis.calibration import Calibration as Calibration
+    from vpanalysis.calibration import calibrate as calibrate
     from vpanalysis.errors import VPError as VPError
     from vpanalysis.models.facade import AudioLLM as AudioLLM
+    from vpanalysis.models.families import Family as Family
+    from vpanalysis.models.families import register_family as register_family
     from vpanalysis.models.loading import load_model as load_model
     from vpanalysis.probes import probe_layers as probe_layers
     from vpanalysis.runs import Run as Run
@@ -51,6 +60,7 @@ if TYPE_CHECKING:
     from vpanalysis.scoring import score as score
     from vpanalysis.scoring import score_predictions as score_predictions
     from vpanalysis.transcripts import transcribe as transcribe
+    from vpanalysis.trimming import trim_report as trim_report
 
 
 def __getattr__(name: str) -> Any:

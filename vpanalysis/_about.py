@@ -86,6 +86,7 @@ def _model(source: str) -> dict[str, str]:
     rows = {
         "name": llm.name,
         "family": llm.family.name,
+        "answers": "yes" if llm.answers else "no: an encoder alone, to be recorded and probed",
         "parameters": f"{sum(p.numel() for p in llm.model.parameters()):,}",
         "dtype": str(llm.dtype),
         "device": str(llm.device),

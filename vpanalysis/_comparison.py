@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from vpanalysis._calibrated import calibration_note
 from vpanalysis._html import html_table, text_table
 from vpanalysis._scores import OVERALL, SHOWN, below, interval, number, percent, without_empty
 from vpanalysis._tables import Kind, from_json, read_record, to_json, write_record
@@ -118,6 +119,7 @@ class Comparison:
             "the larger of speaker and script; MDE: smallest difference found in 80 % of replications.",
             "Tasks are shown where q < 0.05; all are in to_dataframe()." if hidden else "",
             *(f"{len(ids)} items only in {key}, left out." for key, ids in self.unpaired.items() if ids),
+            calibration_note(self.settings["calibration"]) if "calibration" in self.settings else "",
         ]
         return [part for part in parts if part]
 

@@ -52,6 +52,7 @@ _IDENTITY = {
     "generate": "generation",
     "text_scores": "text scores",
     "parser_version": "answer parser",
+    "calibration.sha": "items that the model was calibrated on",
 }
 
 

@@ -79,7 +79,7 @@ def read_run(source: RunLike | pd.DataFrame | str | Path) -> tuple[str, pd.DataF
     Raises
     ------
     RunError
-        If `source` is none of these.
+        If `source` is none of these, or the Run of an encoder that answers nothing.
     """
     if isinstance(source, pd.DataFrame):
         return "predictions", source
@@ -89,6 +89,12 @@ def read_run(source: RunLike | pd.DataFrame | str | Path) -> tuple[str, pd.DataF
     if not isinstance(source, RunLike):
         raise RunError(
             "cannot score", found=f"a {type(source).__name__}", allowed="a Run, the path of one, or a predictions table"
+        )
+    if not getattr(source, "answers", True):
+        raise RunError(
+            f"cannot score the Run {source.name!r}",
+            found="an encoder that answers nothing",
+            fix="probe it with vpanalysis.probe_layers, or score a Run of a model that answers",
         )
     return str(source.name), source.predictions
 

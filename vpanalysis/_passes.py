@@ -10,12 +10,13 @@ shares its batch: a resumed Run must repeat the same batches to get the same num
 clips are only partly cached is encoded whole.
 
 The tower runs once per clip; the rest of the model always continues from its output, with or without a cache, so that
-both ways give the same Run.
+both ways give the same Run. An encoder alone has no rest, and answers nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -139,12 +140,17 @@ class Passes:
         except AudioError as error:
             return Heard(reason=str(error))
         heard = Heard(key, len(wave), wave)
+        asked = f"cannot use the audio {item.audio.describe()!r}"
         if not np.isfinite(wave).all():
-            heard = Heard(reason=f"cannot use the audio {item.audio.describe()!r}: found NaN or infinite samples")
-        elif self._layout([heard]).audio_tokens[0] < 1:
-            heard = Heard(
-                reason=f"cannot use the audio {item.audio.describe()!r}: found {len(wave)} samples; "
-                "allowed: at least one frame of the encoder's output"
+            return Heard(reason=f"{asked}: found NaN or infinite samples")
+        try:
+            tokens = self._layout([heard]).audio_tokens[0]
+        except AudioError as error:
+            # Too short or too long for this encoder, which does not know what the clip is called.
+            return Heard(reason=str(error).replace(error.asked, asked, 1))
+        if tokens < 1:
+            return Heard(
+                reason=f"{asked}: found {len(wave)} samples; allowed: at least one frame of the encoder's output"
             )
         return heard
 
@@ -175,6 +181,11 @@ class Passes:
         for rows in self.groups(heard):
             group, sounds = [items[i] for i in rows], [heard[i] for i in rows]
             clips, found = self.encode(group, sounds)
+            if not self.llm.answers:
+                _spread(states, found, rows, len(items))
+                for row, clip, sound in zip(rows, clips, sounds, strict=True):
+                    answers[row] = Answer(windows=len(clip.windows), seconds=sound.samples / SAMPLE_RATE)
+                continue
             batch = self.llm.prepare(group, None, self.template, encoded=clips)
             logits, rest = self._forward(batch)
             _spread(states, {**found, **rest}, rows, len(items))
@@ -207,7 +218,7 @@ class Passes:
             cached = [self.cache.get(h.key, self._needed) for h in heard]
             if all(clip is not None for clip in cached):
                 whole = cast("list[CachedClip]", cached)
-                clips = [EncodedClip(dict(clip.streams), clip.windows) for clip in whole]
+                clips = [EncodedClip(dict(clip.streams), clip.windows, clip.samples) for clip in whole]
                 return clips, self._states_of(whole)
         # Equal clips of a group (one clip, several questions) are encoded once.
         first = {h.key: i for i, h in reversed(list(enumerate(heard)))}
@@ -255,7 +266,7 @@ class Passes:
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, States]:
         lengths = batch.inputs["attention_mask"].sum(dim=1).tolist()
         spans: dict[Clock, Spans] = {
-            "tower": Spans.per_window(batch.frames),
+            "audio": Spans.per_window(batch.layout.heard_tokens),
             "text": Spans.per_item(lengths, padding="left"),
         }
         with Recorder(self.llm.module_of, self._rest_plan) as recorder:
@@ -287,9 +298,10 @@ class Passes:
         samples = SAMPLE_RATE // 2
         wave = np.zeros(samples, dtype=np.float32)
         clips, states = self._run_encoder([wave], [Heard("silence", samples)])
-        states |= self._forward(self.llm.prepare([item], None, self.template, encoded=clips))[1]
+        if self.llm.answers:
+            states |= self._forward(self.llm.prepare([item], None, self.template, encoded=clips))[1]
         widths = {site: int(np.shape(value[0])[-1]) for (site, _), value in states.items()}
-        full = sum(self._layout([Heard("window", int(self.llm.max_seconds * SAMPLE_RATE))]).frames[0])
+        full = sum(self._layout([Heard("window", int(self.llm.max_seconds * SAMPLE_RATE))]).kept_frames[0])
         frame = sum(t.shape[-1] * t.element_size() for t in clips[0].streams.values())
         fixed = sum(4 * r.vectors * widths[site] for site, kept in self._encoder_plan.items() for r in kept)
         return Sizes(widths, frame * full + fixed + 2048)
@@ -308,13 +320,22 @@ class Passes:
                 seconds = duration_of(item.audio)
             except AudioError:
                 continue
-            # A second more: a header may round, and resampling may add a sample.
-            samples = int(np.ceil(seconds * SAMPLE_RATE)) + 16
-            layout = self._layout([Heard("", samples)])
-            counts = {"encoder": sum(layout.positions[0]), "tower": layout.audio_tokens[0]}
+            # A little more, if it may be: a header may round, and resampling may add a sample.
+            samples = int(np.ceil(seconds * SAMPLE_RATE))
+            try:
+                layout = self._layout([Heard("", samples)])
+                with suppress(AudioError):
+                    layout = self._layout([Heard("", samples + 16)])
+            except AudioError:
+                continue  # too short, or too long
+            counts = {
+                "encoder": sum(layout.positions[0]),
+                "tower": sum(layout.frames[0]),
+                "audio": sum(layout.heard_tokens[0]),
+            }
             if "text" in found:
                 text = self.llm.prompt(item, self.template)
-                counts["text"] = counts["tower"] + len(self.llm.tokenizer(text)["input_ids"])
+                counts["text"] = layout.audio_tokens[0] + len(self.llm.tokenizer(text)["input_ids"])
             for clock in found:
                 found[clock] = max(found[clock], counts[clock])
         return found

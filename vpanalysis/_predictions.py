@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vpanalysis._calibrated import COLUMN
 from vpanalysis.benchmark.items import ITEM_COLUMNS, Item
 from vpanalysis.benchmark.parsing import parse_answer
 from vpanalysis.errors import RunError
@@ -49,8 +50,9 @@ _OWN = (
     "pred_generated_raw", "pred_generated", "parse_status",
 )  # fmt: skip
 
-PREDICTION_COLUMNS: tuple[str, ...] = (*ITEM_COLUMNS, *_OWN)
-"""Columns of `Run.predictions`, in order."""
+_STORED = (*ITEM_COLUMNS, *_OWN)
+PREDICTION_COLUMNS: tuple[str, ...] = (*_STORED, COLUMN)
+"""Columns of `Run.predictions`, in order; the last comes from the manifest, the others from the blocks."""
 
 
 @dataclass
@@ -87,7 +89,7 @@ def _schema() -> pa.Schema:
     kinds: dict[str, pa.DataType] = {name: pa.list_(pa.string()) for name in _LISTS}
     kinds |= {name: pa.list_(pa.float32()) for name in _FLOAT_LISTS}
     kinds |= {"windows": pa.int32(), "seconds": pa.float64()}
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in PREDICTION_COLUMNS])
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in _STORED])
 
 
 def _row(item: Item, answer: Answer) -> dict[str, Any]:
@@ -191,6 +193,12 @@ def recorded_kinds(predictions: pd.DataFrame) -> list[str]:
     return [kind for kind in PREDICTION_KINDS if bool(predictions[raw[kind]].notna().any())]
 
 
+def _not_recorded(asked: str, prediction: str, kinds: Sequence[str]) -> RunError:
+    if kinds:
+        return RunError(asked, found=repr(prediction), allowed=kinds, word=prediction)
+    return RunError(asked, found="a Run without predictions")
+
+
 def agreement_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return how often two predictions name the same option: a, b, n (items with both), agree (share), per pair."""
     import pandas as pd
@@ -229,7 +237,7 @@ def bias_table(predictions: pd.DataFrame, prediction: str = "pred_logits") -> pd
 
     kinds = recorded_kinds(predictions)
     if prediction not in kinds:
-        raise RunError("cannot measure the letter bias", found=repr(prediction), allowed=kinds, word=prediction)
+        raise _not_recorded("cannot measure the letter bias", prediction, kinds)
     tally: dict[str, list[int]] = {}
     chosen = predictions[predictions[prediction].notna()]
     for choices, letters, truth, picked in zip(
@@ -255,7 +263,7 @@ def export_jsonl(predictions: pd.DataFrame, path: Path, prediction: str) -> Path
     Path
         The file, with ``id, task_name, question, choice_a..d, answer_gt, adversarial_labels, prediction`` and
         ``prediction_kind``; ``prediction`` is the raw reply for ``pred_generated``, else ``"(B) option"``; empty for
-        a failed item, so that no id is missing.
+        a failed item, so that no id is missing. Items that the model was calibrated on say ``"calibration": true``.
 
     Raises
     ------
@@ -264,7 +272,7 @@ def export_jsonl(predictions: pd.DataFrame, path: Path, prediction: str) -> Path
     """
     kinds = recorded_kinds(predictions)
     if prediction not in kinds:
-        raise RunError("cannot export the predictions", found=repr(prediction), allowed=kinds, word=prediction)
+        raise _not_recorded("cannot export the predictions", prediction, kinds)
     lines = []
     for row in predictions.to_dict("records"):
         slots: dict[str, str | None] = {f"choice_{letter}": None for letter in "abcd"}
@@ -280,6 +288,9 @@ def export_jsonl(predictions: pd.DataFrame, path: Path, prediction: str) -> Path
             "prediction": picked or "",
             "prediction_kind": prediction,
         }
+        if row.get(COLUMN):
+            # For whoever scores the file: this item chose how the model is read.
+            record[COLUMN] = True
         lines.append(json.dumps(record, ensure_ascii=False))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from vpanalysis._calibrated import COLUMN
 from vpanalysis._tables import is_missing
 from vpanalysis.benchmark._files import SUFFIXES, Row, read_json, read_rows
 from vpanalysis.benchmark.items import Benchmark
@@ -122,6 +123,8 @@ def read_replies(
             allowed=f"ids such as {benchmark.ids[0]!r}",
         )
     table, statuses, contradicted = _parsed(benchmark, replies)
+    marked = {str(row[ids]).strip() for _, row in rows if row.get(COLUMN) is True}
+    table[COLUMN] = table["id"].isin(marked)
     known = set(benchmark.ids)
     return table, ReplyReport(
         file=path.name,

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpanalysis import _blocks, _manifest
+from vpanalysis._calibrated import COLUMN
 from vpanalysis._html import html_table, text_table
 from vpanalysis._predictions import agreement_table, bias_table, export_jsonl, read_predictions, recorded_kinds
 from vpanalysis.errors import RunError
@@ -84,6 +85,11 @@ class Run:
         """Whether every block is finished."""
         return len(self._finished) == self.n_blocks
 
+    @property
+    def answers(self) -> bool:
+        """Whether the model was asked; an encoder alone was only recorded, and no prediction is made."""
+        return bool(self.manifest["model"].get("answers", True))
+
     @cached_property
     def _rows(self) -> NDArray[np.int64]:
         """Places of the finished items in the benchmark, in order: the rows of everything below."""
@@ -99,9 +105,12 @@ class Run:
         (``option_logprobs``, natural logarithms in the order of the choices, renormalised over the offered letters);
         ``pred_text_score`` the one whose answer text is most likely (``text_scores``, summed over tokens);
         ``pred_generated`` the one read from the reply ``pred_generated_raw`` by the parser. Only the last may stand
-        beside published numbers. Those that were not asked for are None.
+        beside published numbers. Those that were not asked for are None. ``calibration`` says whether the model's
+        reading was chosen with this item (`vpanalysis.calibrate`), which scores therefore leave out.
         """
-        return read_predictions(self.path, self._finished)
+        table = read_predictions(self.path, self._finished)
+        table[COLUMN] = table["id"].isin((self.manifest.get("calibration") or {}).get("excluded", ()))
+        return table
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a copy of the predictions."""
@@ -274,7 +283,10 @@ class Run:
         made = self.manifest
         title = f"Run {self.name!r}: {made['model']['name']} on {made['benchmark']['name']}, "
         title += f"{len(self._rows)} of {self.n_items} items" + ("" if self.is_complete else " (unfinished)")
-        note = f"{len(self.sites)} sites recorded; made by vpanalysis {made['code']['version']} in {str(self.path)!r}"
+        used = int(table[COLUMN].sum())
+        note = f"{used} of these items calibrated the model, and scores leave them out; " if used else ""
+        note += f"{len(self.sites)} sites recorded" + ("" if self.answers else " of an encoder that answers nothing")
+        note += f"; made by vpanalysis {made['code']['version']} in {str(self.path)!r}"
         return pd.DataFrame(rows), title, note
 
     def __repr__(self) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from vpanalysis._calibrated import calibration_note
 from vpanalysis._html import _printable, html_table, text_table
 from vpanalysis._outcomes import OUTCOMES, task_order
 from vpanalysis._replies import describe
@@ -353,4 +354,8 @@ def _notes(scores: Sequence[Score]) -> list[str]:
     if any(one.prediction != "pred_generated" for one in scores):
         parts.append("Only pred_generated is comparable with published numbers.")
     parts += [f"{describe(one.settings['replies'])}." for one in scores if "replies" in one.settings]
+    for one in scores:
+        if "calibration" in one.settings:
+            whose = f"{one.name}: " if len(scores) > 1 else ""
+            parts.append(whose + calibration_note(one.settings["calibration"]))
     return parts

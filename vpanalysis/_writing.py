@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from vpanalysis import _blocks, _manifest
+from vpanalysis._calibrated import calibration_facts
 from vpanalysis._predictions import block_path, write_predictions
 from vpanalysis._run import STORE_NAME, Run
 from vpanalysis._space import check_space
@@ -73,7 +74,8 @@ def describe(
             "weights": dict(llm.weights_sha),
             "encoder_sha": llm.encoder_sha,
             "config": _manifest.config_sha(config),
-            "chat": _manifest.text_sha(llm.prompt(bench[0], template)),
+            "answers": llm.answers,
+            "chat": _manifest.text_sha(llm.prompt(bench[0], template)) if llm.answers else None,
             "streams": list(llm.streams) if llm.streams is not None else None,
             "dtype": dtype_name(llm),
             "device": str(llm.device),
@@ -86,7 +88,9 @@ def describe(
             "sha": bench.sha,
             "items": len(bench),
         },
-        "prompt": {**template.to_dict(), "sha": template.sha},
+        "calibration": calibration_facts(getattr(llm, "calibration", None), bench),
+        # An encoder alone is asked nothing: its Run does not depend on the wording.
+        "prompt": {**template.to_dict(), "sha": template.sha} if llm.answers else None,
         "parser_version": PARSER_VERSION,
         "plan": {site: [str(reducer) for reducer in kept] for site, kept in plan.items()},
         "store_dtype": store_dtype,
@@ -94,7 +98,7 @@ def describe(
         "text_scores": text_scores,
         "block_size": block_size,
         "batch_size": batch_size,
-        "letters": _letters(llm, bench),
+        "letters": _letters(llm, bench) if llm.answers else {},
         # Nothing here is random: dropout is off, decoding is greedy, batches follow from the items.
         "seed": None,
         "versions": dict(_manifest.versions()),
@@ -266,7 +270,7 @@ def _open_store(
         block_size=int(manifest["block_size"]),
         dtype=str(manifest["store_dtype"]),
         streams=passes.llm.streams,
-        frame_seconds={"encoder": encoder, "tower": tower},
+        frame_seconds={"encoder": encoder, "tower": tower, "audio": passes.llm.seconds_per_token},
     )
     # Arrays and coordinates are there whole, or not at all.
     part.replace(path)

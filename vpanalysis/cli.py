@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vpanalysis import __version__, _console
+from vpanalysis import __version__, _cli_calibrate, _cli_models, _console
 from vpanalysis.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most
 Split = Annotated[str, typer.Option("--split", help="Split of a source that has several.")]
 Replies = Annotated[
     str, typer.Option("--prediction", help="Which replies: pred_logits, pred_text_score or pred_generated.")
+]
+IncludeCalibration = Annotated[
+    bool,
+    typer.Option("--include-calibration-items", help="Also score the items that chose how the model is read."),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
 AudioRoot = Annotated[Path | None, typer.Option("--audio-root", help="Folder that paths of clips are relative to.")]
@@ -151,6 +155,9 @@ def run(
     block_size: Annotated[int, typer.Option("--block-size", min=1, help="Items a block, the unit of resume.")] = 64,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Items a forward pass.")] = 16,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep encoded clips for other runs.")] = True,
+    calibration: Annotated[
+        bool, typer.Option("--calibration/--no-calibration", help="Follow what 'calibrate' decided about the model.")
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Start over where a Run exists.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -164,7 +171,9 @@ def run(
     bench = vp.load_benchmark(
         benchmark, split=split, tasks=tasks, limit=limit, audio_root=audio_root, revision=data_revision
     )
-    loaded = vp.load_model(model, dtype=dtype, device_map=device_map, revision=revision)
+    loaded = vp.load_model(
+        model, dtype=dtype, device_map=device_map, revision=revision, calibration=calibration
+    )  # fmt: skip
     made = vp.run(
         loaded, bench, out, sites=sites, generate=generate, text_scores=text_scores, block_size=block_size,
         batch_size=batch_size, cache=cache, force=force, progress=not quiet,
@@ -174,6 +183,10 @@ def run(
         counts.fillna(0).astype(int), as_json=as_json, title=f"Run {made.name} of {loaded.name} on {bench.name}",
         note=f"in {made.path}; next: vpanalysis score {made.path}", more={"run": str(made.path)},
     )  # fmt: skip
+
+
+_cli_calibrate.register(app)
+_cli_models.register(app)
 
 
 @app.command(
@@ -229,6 +242,11 @@ def score(
     benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="The benchmark they answer.")] = None,
     prediction: Replies = "pred_logits",
     per_task: Annotated[bool, typer.Option("--per-task", help="Tables by task, where there are several Runs.")] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", help="With --predictions: calibration file or Run of the model that replied."),
+    ] = None,
+    include_calibration_items: IncludeCalibration = False,
     split: Split = "test",
     audio_root: AudioRoot = None,
     as_json: AsJson = False,
@@ -247,12 +265,23 @@ def score(
         )  # fmt: skip
     if predictions is not None and benchmark is not None:
         bench = vp.load_benchmark(benchmark, split=split, audio_root=audio_root)
-        one = score_predictions(predictions, bench)
+        one = score_predictions(
+            predictions, bench, calibration=calibration, include_calibration_items=include_calibration_items
+        )
         scores = Scores({one.name: one})
+    elif calibration is not None:
+        raise RunError(
+            "cannot score with --calibration", found="Run folders, which know theirs",
+            allowed="--calibration with --predictions",
+        )  # fmt: skip
     else:
-        scores = vp.score([vp.open_run(path) for path in runs or []], prediction=prediction)
+        opened = [vp.open_run(path) for path in runs or []]
+        scores = vp.score(opened, prediction=prediction, include_calibration_items=include_calibration_items)
     if as_json:
-        more = {"replies": one.settings.get("replies")} if predictions is not None else {}
+        more: dict[str, Any] = {"replies": one.settings.get("replies")} if predictions is not None else {}
+        used = {name: s.settings["calibration"] for name, s in scores.items() if "calibration" in s.settings}
+        if used:
+            more["calibration"] = used
         _console.emit(scores.to_dataframe(), as_json=True, title=f"Score of {', '.join(scores)}", more=more)
     elif len(scores) == 1 or per_task:
         print("\n\n".join(repr(part) for part in scores.values()))
@@ -269,6 +298,7 @@ def compare(
     run_a: Annotated[Path, typer.Argument(help="A Run folder.")],
     run_b: Annotated[Path, typer.Argument(help="Another, on the same items.")],
     prediction: Replies = "pred_logits",
+    include_calibration_items: IncludeCalibration = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare two Runs item by item.
@@ -277,9 +307,13 @@ def compare(
     """
     import vpanalysis as vp
 
-    result = vp.compare(vp.open_run(run_a), vp.open_run(run_b), prediction=prediction)
+    result = vp.compare(
+        vp.open_run(run_a), vp.open_run(run_b), prediction=prediction,
+        include_calibration_items=include_calibration_items,
+    )  # fmt: skip
     if as_json:
-        _console.emit(result.to_dataframe(), as_json=True, title=f"{run_a.name} against {run_b.name}")
+        used = {"calibration": result.settings["calibration"]} if "calibration" in result.settings else {}
+        _console.emit(result.to_dataframe(), as_json=True, title=f"{run_a.name} against {run_b.name}", more=used)
     else:
         print(result)
 

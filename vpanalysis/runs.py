@@ -107,7 +107,8 @@ def run(
     Parameters
     ----------
     model : AudioLLM or str
-        What `load_model` returns or takes.
+        What `load_model` returns or takes. An encoder alone (Whisper, HuBERT, WavLM, CLAP) answers nothing: its Run
+        holds states, for `probe_layers`, and no predictions.
     benchmark : Benchmark or str
         What `load_benchmark` returns or takes.
     out : str or Path
@@ -147,7 +148,8 @@ def run(
     Raises
     ------
     RunError
-        If `out` holds something else or another Run, someone is writing it, or the disk is too small.
+        If `out` holds something else or another Run, someone is writing it, the disk is too small, or an encoder that
+        answers nothing is asked for replies.
 
     Notes
     -----
@@ -162,6 +164,12 @@ def run(
     if store_dtype not in ("float32", "float16"):
         raise RunError("cannot make a Run", found=f"store_dtype={store_dtype!r}", allowed=["float32", "float16"])
     llm, bench = _loaded(model), _listed(benchmark)
+    if not llm.answers and (generate or text_scores):
+        raise RunError(
+            f"cannot make a Run of {llm.name!r} with {'replies' if generate else 'text scores'}",
+            found=f"an encoder that answers nothing ({llm.family.title})",
+            fix="leave generate and text_scores out; its states are recorded",
+        )
     folder = Path(out)
     plan = make_plan(llm.sites, sites, reducers)
     asked = describe(

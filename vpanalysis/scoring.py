@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 
 from vpanalysis import stats
+from vpanalysis._calibrated import COLUMN, CalibrationLike, keys_of, known_items, without_calibration
 from vpanalysis._comparison import COMPARISON_KINDS, Comparison
 from vpanalysis._hearing import HEARD_INDEX, HEARD_MARGIN, Blind, hearing_index, voice_blind
 from vpanalysis._measures import COMPARED, Items, as_row, difference, estimate, measures, paired_tests
@@ -68,7 +69,12 @@ Several = Mapping[str, Source] | Sequence[RunLike | pd.DataFrame | Path] | list[
 
 @overload
 def score(
-    runs: Source, *, prediction: str = "pred_logits", level: float = 0.95, random_state: int | None = 0
+    runs: Source,
+    *,
+    prediction: str = "pred_logits",
+    level: float = 0.95,
+    random_state: int | None = 0,
+    include_calibration_items: bool = False,
 ) -> Score: ...
 @overload
 def score(
@@ -77,6 +83,7 @@ def score(
     prediction: str = "pred_logits",
     level: float = 0.95,
     random_state: int | None = 0,
+    include_calibration_items: bool = False,
 ) -> Scores: ...
 def score(
     runs: Source | Several,
@@ -84,6 +91,7 @@ def score(
     prediction: str = "pred_logits",
     level: float = 0.95,
     random_state: int | None = 0,
+    include_calibration_items: bool = False,
 ) -> Score | Scores:
     """Score one run, or several side by side.
 
@@ -98,6 +106,9 @@ def score(
         Confidence level of the intervals.
     random_state : int or None
         Kept in the settings. Nothing in a score is random; in a comparison the sign flips are.
+    include_calibration_items : bool
+        Also score the items that chose how the model is read (`vpanalysis.calibrate`). By default they are left out;
+        either way the result says how many there are.
 
     Returns
     -------
@@ -107,15 +118,14 @@ def score(
     Raises
     ------
     RunError
-        If a run lacks the predictions asked for, or two runs of a list share a name.
+        If a run lacks the predictions asked for, two runs of a list share a name, or the model was calibrated on all
+        items of a run.
     SchemaError
         If ids are not unique, or a prediction is no offered option.
     """
+    options = (prediction, level, random_state, include_calibration_items)
     if isinstance(runs, Mapping):
-        named = {
-            name: _score(read_run(source)[1], name, prediction, level, random_state) for name, source in runs.items()
-        }
-        return Scores(named)
+        return Scores({name: _score(read_run(source)[1], name, *options) for name, source in runs.items()})
     if isinstance(runs, Sequence) and not isinstance(runs, (str, bytes)):
         read = [read_run(source) for source in runs]
         names = [name for name, _ in read]
@@ -125,9 +135,9 @@ def score(
                 "cannot score these runs side by side", found=f"the name {twice[0]!r} more than once",
                 allowed="distinct names", fix="give a mapping of names to runs",
             )  # fmt: skip
-        return Scores({name: _score(table, name, prediction, level, random_state) for name, table in read})
+        return Scores({name: _score(table, name, *options) for name, table in read})
     name, table = read_run(runs)
-    return _score(table, name, prediction, level, random_state)
+    return _score(table, name, *options)
 
 
 def score_predictions(
@@ -138,6 +148,8 @@ def score_predictions(
     id_column: str | None = None,
     name: str | None = None,
     level: float = 0.95,
+    calibration: CalibrationLike | None = None,
+    include_calibration_items: bool = False,
 ) -> Score:
     """Score replies that any model or script left in a file.
 
@@ -155,6 +167,11 @@ def score_predictions(
         What to call it in tables; by default the name of the file.
     level : float
         Confidence level of the intervals.
+    calibration : Calibration, Run or path of one, optional
+        The calibration of the model that replied, whose items are left out. Records that say ``"calibration": true``,
+        as those that a Run exported, are left out without it.
+    include_calibration_items : bool
+        As in `score`.
 
     Returns
     -------
@@ -172,9 +189,12 @@ def score_predictions(
 
         benchmark = load_benchmark(str(benchmark))
     table, report = read_replies(file, benchmark, column=column, id_column=id_column)
+    if calibration is not None:
+        table[COLUMN] |= table["id"].isin(known_items(benchmark, keys_of(calibration)))
     return _score(
-        table, name or Path(file).stem, "pred_generated", level, 0, replies=report.to_dict(), benchmark=benchmark.name
-    )
+        table, name or Path(file).stem, "pred_generated", level, 0, include_calibration_items,
+        replies=report.to_dict(), benchmark=benchmark.name,
+    )  # fmt: skip
 
 
 def compare(
@@ -184,6 +204,7 @@ def compare(
     prediction: str | tuple[str, str] = "pred_logits",
     level: float = 0.95,
     random_state: int | None = 0,
+    include_calibration_items: bool = False,
 ) -> Comparison:
     """Compare two runs over the same items, paired by item id: a minus b.
 
@@ -197,6 +218,8 @@ def compare(
         Confidence level of the intervals.
     random_state : int or None
         Of the sign flips, where there are too many clusters to count all patterns.
+    include_calibration_items : bool
+        As in `score`. By default an item that one of the models was calibrated on is left out of both.
 
     Returns
     -------
@@ -209,9 +232,12 @@ def compare(
         If the runs share no item, or an item is not the same in both.
     """
     columns = (prediction, prediction) if isinstance(prediction, str) else prediction
-    (name_a, table_a), (name_b, table_b) = (
-        _outcomes(source, column) for source, column in zip((a, b), columns, strict=True)
+    (name_a, table_a, used_a), (name_b, table_b, used_b) = (
+        _outcomes(source, column, include_calibration_items) for source, column in zip((a, b), columns, strict=True)
     )
+    used = list(dict.fromkeys([*used_a, *used_b]))
+    if used and not include_calibration_items:
+        table_a, table_b = (t[~t["id"].isin(used)].reset_index(drop=True) for t in (table_a, table_b))
     table_a, table_b, unpaired = _matched(table_a, table_b, (name_a, name_b))
     items_a, items_b = Items.of(table_a), Items.of(table_b)
     blind = voice_blind(table_a)
@@ -237,14 +263,24 @@ def compare(
         family = [row for row in rows if row["metric"] == metric and row["task"] != OVERALL]
         for row, q in zip(family, stats.benjamini_hochberg([row["p"] for row in family]), strict=True):
             row["q"] = float(q)
-    return Comparison(
-        name_a, name_b, typed(rows, COMPARISON_KINDS), unpaired, {"level": level, "random_state": random_state}
-    )
+    settings: dict[str, Any] = {"level": level, "random_state": random_state}
+    if used:
+        settings["calibration"] = {"items": len(used), "included": include_calibration_items, "ids": used}
+    return Comparison(name_a, name_b, typed(rows, COMPARISON_KINDS), unpaired, settings)
 
 
 def _score(
-    predictions: pd.DataFrame, name: str, prediction: str, level: float, random_state: int | None, **more: Any
+    predictions: pd.DataFrame,
+    name: str,
+    prediction: str,
+    level: float,
+    random_state: int | None,
+    include_calibration_items: bool = False,
+    **more: Any,
 ) -> Score:
+    predictions, used = without_calibration(predictions, include=include_calibration_items, name=name)
+    if used is not None:
+        more["calibration"] = used
     table = outcome_table(predictions, prediction, name)
     items = Items.of(table)
     blind = voice_blind(table)
@@ -287,11 +323,17 @@ def _verdict(row: Mapping[str, Any]) -> str | None:
     )
 
 
-def _outcomes(source: Source | Score, prediction: str) -> tuple[str, pd.DataFrame]:
+def _outcomes(source: Source | Score, prediction: str, include: bool) -> tuple[str, pd.DataFrame, list[str]]:
+    """Return what to call a run, its outcomes, and the ids of the items that its model was calibrated on."""
     if isinstance(source, Score):
-        return f"{source.name} ({source.prediction})", source.outcomes
+        return (
+            f"{source.name} ({source.prediction})",
+            source.outcomes,
+            (source.settings.get("calibration") or {}).get("ids", []),
+        )
     name, predictions = read_run(source)
-    return f"{name} ({prediction})", outcome_table(predictions, prediction, name)
+    predictions, used = without_calibration(predictions, include=include, name=name)
+    return f"{name} ({prediction})", outcome_table(predictions, prediction, name), used["ids"] if used else []
 
 
 def _matched(

@@ -322,7 +322,8 @@ def _is_audio_llm(source: str) -> bool:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False).model_type in FAMILIES
+        known = FAMILIES.get(AutoConfig.from_pretrained(source, trust_remote_code=False).model_type)
+        return known is not None and known.answers
     except (OSError, ValueError, KeyError):
         return False  # the pipeline says what is wrong with it
 

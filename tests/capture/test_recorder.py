@@ -43,6 +43,9 @@ X = torch.linspace(-1, 1, 2 * 7 * 5).reshape(2, 7, 5)
 SPANS = {"encoder": Spans.per_item([7, 4])}
 
 
+weights = Spans.segment_weights
+
+
 def hooks(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
@@ -79,6 +82,21 @@ def test_a_reducer_that_raises_inside_the_hook_leaves_no_hook():
         recorder.expect({"encoder": Spans.per_item([7])})
         model(X)
     assert hooks(model) == 0
+
+
+def test_what_frames_are_valid_is_worked_out_once_for_all_layers(monkeypatch):
+    made = []
+    valid = Spans.valid
+    monkeypatch.setattr(Spans, "segment_weights", lambda self, *a: made.append(a) or weights(self, *a))
+    monkeypatch.setattr(Spans, "valid", lambda self, *a: made.append(a) or valid(self, *a))
+    model = Tower()
+    with Recorder(model.module_of, make_plan(SITES, reducers=["mean", "segments(3)"])) as recorder:
+        for _ in range(2):
+            made.clear()
+            recorder.expect(SPANS)
+            model(X)
+            assert (3, 7) in made and len(made) <= 2
+            recorder.take()
 
 
 def test_consecutive_rows_in_several_calls_are_one_batch():

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpanalysis.capture.reducers import Reducer, Spans, make_plan, reduce
+from vpanalysis.capture.reducers import Reducer, Spans, make_plan, pooling_of, reduce
 from vpanalysis.errors import RunError
 
 SITES = ["encoder.stem", "encoder[0]", "encoder[1]", "tower", "mixed", "text.embed", "text[0]", "gate", "options"]
@@ -68,6 +68,22 @@ def test_windows_of_a_clip_are_one_sequence(windows, parts):
     np.testing.assert_array_equal(reduce(batch, spans, "last"), [j[-1] for j in joined])
     for frames, want in zip(reduce(batch, spans, "frames"), joined, strict=True):
         np.testing.assert_array_equal(frames, want)
+
+
+@given(
+    windows=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=3), min_size=1, max_size=4),
+    parts=st.integers(1, 4),
+    junk=st.sampled_from([99.0, np.nan, np.inf]),
+)
+def test_sums_with_zeros_on_padding_are_those_row_by_row(windows, parts, junk):
+    # The first are what a GPU does, the second what a CPU does.
+    batch, _ = padded([n for rows in windows for n in rows], junk=junk)
+    pooling = pooling_of(batch, Spans.per_window(windows))
+    weights = torch.from_numpy(pooling.spans.segment_weights(parts, batch.shape[1]))
+    for given_weights in (None, weights):
+        by_row = pooling._sums_by_row(batch, given_weights)
+        np.testing.assert_allclose(pooling._sums_masked(batch, given_weights), by_row, atol=1e-5)
+        assert torch.isfinite(by_row).all()
 
 
 @given(length=st.integers(1, 40), parts=st.integers(1, 12))

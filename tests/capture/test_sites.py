@@ -46,7 +46,7 @@ def test_a_near_miss_is_suggested():
 
 def test_clocks_and_groups():
     assert [clock_of(s) for s in ("encoder.stem", "encoder[3]", "tower", "streams[0]", "mixed", "projector")] == [
-        "encoder", "encoder", "tower", "tower", "tower", "tower",
+        "encoder", "encoder", "tower", "audio", "audio", "audio",
     ]  # fmt: skip
     assert clock_of("text.embed") == "text" and clock_of("gate") is None and clock_of("options") is None
     assert group_of("tower") == "encoder" and group_of("projector") == "audio"

@@ -35,6 +35,41 @@ def test_clamped_to_the_final_stream_is_stock_af3_bit_for_bit(tiny, items, waves
     assert a.generate(one) == b.generate(two)
 
 
+def test_generate_counts_positions_and_keeps_logits_as_stock_does(tiny, items, waves):
+    stock = tiny.stock()
+    mixed = tiny.pclm(seed=1, gate_mode="clamped")
+    graft(stock, mixed)
+    one, two = (tiny.llm(model).prepare(items, waves, DEFAULT_PROMPT).inputs for model in (stock, mixed))
+    assert not one["attention_mask"][:, 0].all()
+    seen = []
+    handle = mixed.lm_head.register_forward_hook(lambda _module, args, _out: seen.append(args[0].shape[1]))
+    options = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    try:
+        a, b = stock.generate(**one, **options), mixed.generate(**two, **options)
+    finally:
+        handle.remove()
+    assert seen == [1] * len(b.logits)
+    assert all(torch.equal(x, y) for x, y in zip(a.logits, b.logits, strict=True))
+
+
+def test_placeholders_and_audio_tokens_must_be_as_many(pclm, items, waves):
+    inputs = dict(pclm.prepare(items, waves, DEFAULT_PROMPT).inputs)
+    inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == 4, 5)
+    with pytest.raises(ModelError, match="0 placeholders for"):
+        pclm.model(**inputs)
+
+
+def test_the_head_hands_on_what_the_mixer_offers(tiny, waves):
+    model = tiny.pclm()
+    inputs, _ = tiny.llm(model).features(waves[:1])
+    with torch.no_grad():
+        one, two = model.encode_streams(**inputs), model.model.encode_streams(**inputs)
+    assert all(torch.equal(a, b) for a, b in zip(one[0], two[0], strict=True)) and torch.equal(one[1], two[1])
+    model.clone_final_projector()
+    final = model.model.multi_modal_projector.linear_1.weight
+    assert all(torch.equal(projector.linear_1.weight, final) for projector in model.model.pclm.projectors)
+
+
 def test_clamped_elsewhere_is_not_stock(tiny, items, waves):
     stock = tiny.stock()
     mixed = tiny.pclm(seed=1, gate_mode="clamped", gate_weights=[1.0, 0.0, 0.0])

@@ -86,7 +86,8 @@ def native(llm, item):
 
             handles.append(llm.module_of(site).register_forward_hook(keep))
     batch = llm.prepare([item], [item.audio.load()], DEFAULT_PROMPT)
-    logits = llm.forward(batch)
+    with torch.inference_mode():
+        logits = llm.model(**batch.inputs).logits[:, -1]
     for handle in handles:
         handle.remove()
     return batch, logits[0], seen
@@ -143,6 +144,7 @@ def test_bit_equal_with_hooks_on_and_off(llm, bench):
     with Recorder(llm.module_of, plan) as recorder:
         recorder.expect({
             "encoder": Spans.per_window(batch.positions), "tower": Spans.per_window(batch.frames),
+            "audio": Spans.per_window(batch.frames),
             "text": Spans.per_item(batch.inputs["attention_mask"].sum(1).tolist(), "left"),
         })  # fmt: skip
         on = llm.forward(batch)

@@ -21,20 +21,22 @@ Worked example::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vpanalysis.capture.reducers import Plan, Spans, mask, reduce
+from vpanalysis.capture.reducers import Plan, Spans, pooling_of, reduce
 from vpanalysis.capture.sites import Clock, clock_of
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.hooks import RemovableHandle
+
+    from vpanalysis.capture._pooling import Pooling
 
 __all__ = ["Recorder", "States", "tensor_of"]
 
@@ -79,6 +81,7 @@ class Recorder:
         self._spans: dict[Clock, Spans] = {}
         self._seen: dict[str, int] = {}
         self._parts: dict[tuple[str, str], list[Any]] = {}
+        self._poolings: dict[tuple[Any, ...], Pooling] = {}
 
     def __enter__(self) -> Recorder:
         try:
@@ -100,14 +103,14 @@ class Recorder:
         self._forget()
 
     def _forget(self) -> None:
-        self._spans, self._seen, self._parts = {}, {}, {}
+        self._spans, self._seen, self._parts, self._poolings = {}, {}, {}, {}
 
     def expect(self, spans: Mapping[Clock, Spans]) -> None:
         """Announce the valid frames of the coming forward; drops what was not taken.
 
         Parameters
         ----------
-        spans : mapping from "encoder", "tower" or "text" to Spans
+        spans : mapping from "encoder", "tower", "audio" or "text" to Spans
             For every clock of the planned sites. One forward may run a module several times on consecutive rows.
         """
         self._forget()
@@ -125,6 +128,8 @@ class Recorder:
         return keep
 
     def _keep(self, site: str, clock: Clock | None, state: torch.Tensor) -> None:
+        if clock is not None and state.ndim == 2 and clock in self._spans:
+            state = _rows(state, self._spans[clock].lengths)
         start = self._seen.get(site, 0)
         self._seen[site] = start + int(state.shape[0])
         if clock is None:
@@ -139,12 +144,15 @@ class Recorder:
                 found=f"{self._seen[site]} rows in one forward",
                 allowed=f"{len(spans.lengths)} announced",
             )
-        if (start, self._seen[site]) != (0, len(spans.lengths)):
-            spans = spans.take(start, self._seen[site])
-        kept = self.plan[site]
-        masked = mask(state, spans) if any(r.kind in ("mean", "segments") for r in kept) else None
-        for reducer in kept:
-            self._parts.setdefault((site, reducer.key), []).append(reduce(state, spans, reducer, masked))
+        # What says which frames are valid is the same for all layers, and goes to the device once.
+        place = (clock, start, *state.shape[:2], state.device)
+        if place not in self._poolings:
+            if (start, self._seen[site]) != (0, len(spans.lengths)):
+                spans = spans.take(start, self._seen[site])
+            self._poolings[place] = pooling_of(state, spans)
+        pooling = self._poolings[place]
+        for reducer in self.plan[site]:
+            self._parts.setdefault((site, reducer.key), []).append(reduce(state, pooling.spans, reducer, pooling))
 
     def take(self) -> States:
         """Return what was recorded since `expect`, on the host, and forget it.
@@ -171,15 +179,50 @@ class Recorder:
                     fix="check that the site's module runs in this forward",
                 )
         states: States = {}
+        vectors: list[torch.Tensor] = []
         for key, parts in self._parts.items():
             if isinstance(parts[0], list):
-                states[key] = [_to_host(state) for part in parts for state in part]
+                states[key] = [state.cpu().numpy() for part in parts for state in part]
             else:
-                states[key] = np.concatenate([_to_host(part) for part in parts])
+                states[key] = None
+                vectors += parts
+        # Vectors are many and small, and every copy waits for the device: they are fetched together.
+        fetched = iter(_to_host(vectors))
+        for key, parts in self._parts.items():
+            if states[key] is None:
+                states[key] = np.concatenate([next(fetched) for _ in parts])
         self._forget()
         return states
 
 
-def _to_host(tensor: torch.Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = tensor.cpu().numpy()
-    return array
+def _rows(state: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
+    """Return a state without a batch dimension, (all frames, width), as padded rows.
+
+    Such a state holds either the valid frames alone, row after row, or as many frames of every row.
+    """
+    from torch.nn.utils.rnn import pad_sequence
+
+    frames = int(state.shape[0])
+    if frames == sum(lengths):
+        return pad_sequence(list(state.split(list(lengths))), batch_first=True)
+    if frames % len(lengths):
+        raise RunError(
+            "cannot tell the clips of a state apart",
+            found=f"{frames} frames",
+            allowed=f"{sum(lengths)}, or as many for each of {len(lengths)} rows",
+        )
+    return state.reshape(len(lengths), -1, state.shape[-1])
+
+
+def _to_host(tensors: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
+    """Return float32 tensors as arrays, those of one device in one copy."""
+    import torch
+
+    arrays: dict[int, NDArray[np.float32]] = {}
+    places: dict[torch.device, list[int]] = {}
+    for number, tensor in enumerate(tensors):
+        places.setdefault(tensor.device, []).append(number)
+    for numbers in places.values():
+        pieces = torch.cat([tensors[n].flatten() for n in numbers]).cpu().split([tensors[n].numel() for n in numbers])
+        arrays |= {n: piece.reshape(tensors[n].shape).numpy() for n, piece in zip(numbers, pieces, strict=True)}
+    return [arrays[n] for n in range(len(tensors))]

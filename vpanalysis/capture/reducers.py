@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
-__all__ = ["DEFAULT_SEGMENTS", "Plan", "Reducer", "ReducerLike", "Spans", "make_plan", "reduce"]
+    from vpanalysis.capture._pooling import Pooling
+
+__all__ = ["DEFAULT_SEGMENTS", "Plan", "Reducer", "ReducerLike", "Spans", "make_plan", "pooling_of", "reduce"]
 
 DEFAULT_SEGMENTS = 6
 """Parts of ``segments`` by default: two for each rendition of the pattern tasks."""
@@ -244,7 +246,7 @@ def reduce(
     state: Float[torch.Tensor, "rows frames width"],
     spans: Spans,
     reducer: str | Reducer,
-    masked: Float[torch.Tensor, "rows frames width"] | None = None,
+    pooling: Pooling | None = None,
 ) -> Any:
     """Reduce one padded tensor.
 
@@ -255,8 +257,8 @@ def reduce(
     spans : Spans
         Of the same number of rows.
     reducer : str or Reducer
-    masked : Tensor, optional
-        `state` in float32 with zeros on invalid frames, where the caller has it already.
+    pooling : Pooling, optional
+        What `pooling_of` made for these spans and states of this shape on this device, where the caller has it already.
 
     Returns
     -------
@@ -269,9 +271,24 @@ def reduce(
     RunError
         If `spans` does not fit `state`.
     """
-    import torch
-
     how = Reducer.parse(reducer)
+    if pooling is None:
+        pooling = pooling_of(state, spans)
+    if how.kind == "segments":
+        return pooling.segments(state, how.parts)
+    return {"mean": pooling.mean, "last": pooling.last, "frames": pooling.frames}[how.kind](state)
+
+
+def pooling_of(state: Float[torch.Tensor, "rows frames width"], spans: Spans) -> Pooling:
+    """Return what reduces states of this shape on this device; worth keeping for all sites of a forward.
+
+    Raises
+    ------
+    RunError
+        If `spans` does not fit `state`.
+    """
+    from vpanalysis.capture._pooling import Pooling
+
     rows, width = int(state.shape[0]), int(state.shape[1])
     if rows != len(spans.lengths) or max(spans.lengths, default=0) > width:
         raise RunError(
@@ -279,60 +296,4 @@ def reduce(
             found=f"{rows} rows of {width} frames",
             allowed=f"{len(spans.lengths)} rows of at least {max(spans.lengths, default=0)} frames",
         )
-    if how.kind == "frames":
-        return _frames(state, spans)
-    if how.kind == "last":
-        return _last(state, spans)
-    if masked is None:
-        masked = mask(state, spans)
-    totals = torch.tensor(spans.totals, device=state.device, dtype=torch.float32)
-    if how.kind == "mean":
-        sums = _by_item(masked.sum(dim=1), spans)
-        return sums / totals[:, None]
-    weights = torch.from_numpy(spans.segment_weights(how.parts, width)).to(state.device)
-    pooled = _by_item(torch.bmm(weights, masked), spans)
-    return torch.where(totals[:, None, None] > 0, pooled, torch.nan)
-
-
-def mask(state: Float[torch.Tensor, "rows frames width"], spans: Spans) -> Float[torch.Tensor, "rows frames width"]:
-    """Return `state` in float32, zero where a frame is padding (which may hold anything, even NaN)."""
-    import torch
-
-    valid = torch.from_numpy(spans.valid(int(state.shape[1]))).to(state.device)
-    if bool(spans.valid(int(state.shape[1])).all()):
-        return state.float()
-    return state.float().masked_fill(~valid[:, :, None], 0.0)
-
-
-def _by_item(rows: torch.Tensor, spans: Spans) -> torch.Tensor:
-    """Sum rows of one item."""
-    import torch
-
-    if spans.owner == tuple(range(spans.items)):
-        return rows
-    out = torch.zeros((spans.items, *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
-    return out.index_add_(0, torch.tensor(spans.owner, device=rows.device), rows)
-
-
-def _frames(state: torch.Tensor, spans: Spans) -> list[torch.Tensor]:
-    import torch
-
-    width = int(state.shape[1])
-    parts: list[list[torch.Tensor]] = [[] for _ in range(spans.items)]
-    for row, (item, length) in enumerate(zip(spans.owner, spans.lengths, strict=True)):
-        start = 0 if spans.padding == "right" else width - length
-        # A copy, so that the padded batch is not kept alive by a view of it.
-        parts[item].append(state[row, start : start + length].float().clone())
-    return [torch.cat(p) if len(p) != 1 else p[0] for p in parts]
-
-
-def _last(state: torch.Tensor, spans: Spans) -> torch.Tensor:
-    import torch
-
-    width = int(state.shape[1])
-    where = {item: (row, n) for row, (item, n) in enumerate(zip(spans.owner, spans.lengths, strict=True)) if n}
-    rows = torch.tensor([where.get(i, (0, 1))[0] for i in range(spans.items)], device=state.device)
-    last = [where.get(i, (0, 1))[1] - 1 if spans.padding == "right" else width - 1 for i in range(spans.items)]
-    picked = state[rows, torch.tensor(last, device=state.device)].float()
-    known = torch.tensor([i in where for i in range(spans.items)], device=state.device)
-    return torch.where(known[:, None], picked, torch.nan)
+    return Pooling(spans, width, state.device)

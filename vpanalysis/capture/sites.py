@@ -18,8 +18,8 @@ The idea. A site is a string; from the waveform to the answer they are
 ``options``         log-probabilities of the offered options
 ==================  ==============================================================================================
 
-A site has a *clock*: encoder frames, tower frames (half as many, one per audio token), or text positions. The clock
-decides which frames of a padded batch are valid, and how many seconds one lasts.
+A site has a *clock*: encoder frames, tower frames, audio tokens (of most models as many as tower frames), or text
+positions. The clock decides which frames of a padded batch are valid, and how many seconds one lasts.
 
 Worked example::
 
@@ -41,7 +41,7 @@ from vpanalysis.errors import RunError
 
 __all__ = ["ROLES", "Clock", "SiteSelector", "clock_of", "group_of", "select_sites"]
 
-Clock = Literal["encoder", "tower", "text"]
+Clock = Literal["encoder", "tower", "audio", "text"]
 SiteSelector = str | Sequence[str] | Callable[[str], bool] | None
 """A site name, glob or role, a list of these, a predicate on the name, or None for all."""
 
@@ -68,10 +68,15 @@ def group_of(site: str) -> str:
 
 
 def clock_of(site: str) -> Clock | None:
-    """Return what a frame of the site is: an encoder frame, a tower frame, a text position; None without frames."""
+    """Return what a frame of the site is.
+
+    An encoder frame, a tower frame, an audio token, a text position; None without frames.
+    """
     group = group_of(site)
     if group == "text":
         return "text"
+    if group == "audio":
+        return "audio"
     if group in ("gate", "options"):
         return None
     return "encoder" if site.startswith("encoder") else "tower"

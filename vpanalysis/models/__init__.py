@@ -1,8 +1,9 @@
 """Who is asked: audio language models behind one facade.
 
-`load_model` gives an `AudioLLM`; `vpanalysis.models.pclm` holds Audio Flamingo 3 with the prompt-conditioned layer
-mixer; `vpanalysis.models.split` the split layout of released checkpoints; `vpanalysis.models.families` the table of
-where parts live.
+`load_model` gives an `AudioLLM`; `vpanalysis.models.pclm` holds the prompt-conditioned layer mixer on its two bases,
+Audio Flamingo 3 and Qwen2-Audio; `vpanalysis.models.split` the split layout of released checkpoints;
+`vpanalysis.models.families` the table of where parts live. `verify` and `convert` look into checkpoints and rewrite
+them; how each tensor's place is found is in `vpanalysis.models.checkpoint`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,15 @@ _EXPORTS = {
     "FAMILIES": "vpanalysis.models.families",
     "register_family": "vpanalysis.models.families",
     "load_model": "vpanalysis.models.loading",
+    "Verification": "vpanalysis.models.checkpoint.verification",
+    "convert": "vpanalysis.models.checkpoint.conversion",
+    "verify": "vpanalysis.models.checkpoint.verification",
     "AudioFlamingo3PCLMConfig": "vpanalysis.models.pclm",
     "AudioFlamingo3PCLMForConditionalGeneration": "vpanalysis.models.pclm",
     "AudioFlamingo3PCLMProcessor": "vpanalysis.models.processing",
+    "Qwen2AudioPCLMConfig": "vpanalysis.models.pclm",
+    "Qwen2AudioPCLMForConditionalGeneration": "vpanalysis.models.pclm",
+    "Qwen2AudioPCLMProcessor": "vpanalysis.models.processing",
 }
 
 __all__ = [
@@ -32,13 +39,22 @@ __all__ = [
     "EncodedClip",
     "FAMILIES",
     "Family",
+    "Qwen2AudioPCLMConfig",
+    "Qwen2AudioPCLMForConditionalGeneration",
+    "Qwen2AudioPCLMProcessor",
+    "Verification",
+    "convert",
     "load_model",
     "register_family",
+    "verify",
 ]
 
 if TYPE_CHECKING:
     from vpanalysis.models.batch import Batch as Batch
     from vpanalysis.models.batch import EncodedClip as EncodedClip
+    from vpanalysis.models.checkpoint.conversion import convert as convert
+    from vpanalysis.models.checkpoint.verification import Verification as Verification
+    from vpanalysis.models.checkpoint.verification import verify as verify
     from vpanalysis.models.facade import AudioLLM as AudioLLM
     from vpanalysis.models.families import FAMILIES as FAMILIES
     from vpanalysis.models.families import Family as Family
@@ -48,7 +64,10 @@ if TYPE_CHECKING:
     from vpanalysis.models.pclm import (
         AudioFlamingo3PCLMForConditionalGeneration as AudioFlamingo3PCLMForConditionalGeneration,
     )
+    from vpanalysis.models.pclm import Qwen2AudioPCLMConfig as Qwen2AudioPCLMConfig
+    from vpanalysis.models.pclm import Qwen2AudioPCLMForConditionalGeneration as Qwen2AudioPCLMForConditionalGeneration
     from vpanalysis.models.processing import AudioFlamingo3PCLMProcessor as AudioFlamingo3PCLMProcessor
+    from vpanalysis.models.processing import Qwen2AudioPCLMProcessor as Qwen2AudioPCLMProcessor
 
 
 def __getattr__(name: str) -> Any:

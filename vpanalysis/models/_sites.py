@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vpanalysis.errors import ModelError
-from vpanalysis.models.families import Family
+from vpanalysis.models.family import Family
 
 __all__ = ["InputOf", "module_of_site", "sites_of", "state_of"]
 
@@ -59,15 +59,16 @@ class InputOf(nn.Module):
 def sites_of(family: Family, model: nn.Module) -> tuple[str, ...]:
     """Return the names of a model's sites, from waveform to answer."""
     encoder = cast(nn.ModuleList, family.find(model, family.encoder_layers))
+    audio = ("encoder.stem", *(f"encoder[{i}]" for i in range(len(encoder))), "tower")
+    if not family.answers:
+        return audio
     text = cast(nn.ModuleList, family.find(model, family.text_layers))
     bridge = ["projector"]
     if family.stream_projectors is not None:
         projectors = cast(nn.ModuleList, family.find(model, family.stream_projectors))
         bridge = [*(f"streams[{k}]" for k in range(len(projectors) + 1)), "gate", "mixed"]
     return (
-        "encoder.stem",
-        *(f"encoder[{i}]" for i in range(len(encoder))),
-        "tower",
+        *audio,
         *bridge,
         "text.embed",
         *(f"text[{i}]" for i in range(len(text))),
@@ -86,7 +87,8 @@ def module_of_site(family: Family, model: nn.Module, sites: tuple[str, ...], sit
         return InputOf(cast(nn.ModuleList, family.find(model, layers))[0])
     match = _INDEXED.match(site)
     if match is None:
-        paths = {"tower": family.tower, "projector": family.projector, "gate": family.gate, "mixed": family.mixer}
+        tower = family.tower_output or family.tower
+        paths = {"tower": tower, "projector": family.projector, "gate": family.gate, "mixed": family.mixer}
         return family.find(model, cast(str, paths[site]))
     kind, index = match.group(1), int(match.group(2))
     if kind == "streams":

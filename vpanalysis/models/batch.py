@@ -43,10 +43,19 @@ class Layout:
         Per clip and window: valid frames of the tower, equal to audio tokens.
     positions : tuple of tuple of int
         Per clip and window: valid encoder positions (sites ``encoder.stem`` and ``encoder[i]``).
+    tokens : tuple of tuple of int, optional
+        Per clip and window: audio tokens that the language model is given; as many as `frames` by default.
+    heard : tuple of tuple of int, optional
+        Per clip and window: how many of these stand for the clip and not for silence behind it; all by default.
+    kept : tuple of tuple of int, optional
+        Per clip and window: tower frames that the rest of the model needs; the valid ones by default.
     """
 
     frames: tuple[tuple[int, ...], ...]
     positions: tuple[tuple[int, ...], ...]
+    tokens: tuple[tuple[int, ...], ...] | None = None
+    heard: tuple[tuple[int, ...], ...] | None = None
+    kept: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def windows(self) -> tuple[int, ...]:
@@ -69,9 +78,25 @@ class Layout:
         return [count for clip in self.positions for count in clip]
 
     @property
+    def kept_frames(self) -> tuple[tuple[int, ...], ...]:
+        """Per clip and window, the tower frames that an `EncodedClip` holds."""
+        return self.frames if self.kept is None else self.kept
+
+    @property
+    def row_kept(self) -> list[int]:
+        """For each row of an audio site, the tower frames that an `EncodedClip` holds."""
+        return [count for clip in self.kept_frames for count in clip]
+
+    @property
+    def heard_tokens(self) -> tuple[tuple[int, ...], ...]:
+        """Per clip and window, the valid frames of sites behind the projector."""
+        whole = self.frames if self.tokens is None else self.tokens
+        return whole if self.heard is None else self.heard
+
+    @property
     def audio_tokens(self) -> tuple[int, ...]:
         """Audio tokens of each clip."""
-        return tuple(sum(clip) for clip in self.frames)
+        return tuple(sum(clip) for clip in (self.frames if self.tokens is None else self.tokens))
 
 
 @dataclass(frozen=True)
@@ -84,11 +109,15 @@ class EncodedClip:
         By source: ``"tower"``, and ``"encoder[i]"`` after pooling to the tower's frame rate (and norm). Valid frames
         only, the windows of the clip one after the other. There may be more than a model uses.
     windows : tuple of int
-        Valid frames of each window.
+        Frames of each window (`Layout.kept_frames`).
+    samples : int, optional
+        Length of the clip at 16 kHz, from which its layout follows. Without it, all frames count as valid and the
+        encoder's positions as twice as many.
     """
 
     streams: dict[str, Tensor]
     windows: tuple[int, ...]
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         for name, state in self.streams.items():
@@ -165,8 +194,8 @@ class Batch:
         return self.layout.row_positions
 
 
-def stack_clips(clips: Sequence[EncodedClip], name: str) -> Tensor:
-    """Return one stream of all clips as rows of windows, padded with zeros to the longest.
+def stack_clips(clips: Sequence[EncodedClip], name: str, frames: int | None = None) -> Tensor:
+    """Return one stream of all clips as rows of windows, padded with zeros.
 
     Parameters
     ----------
@@ -174,6 +203,8 @@ def stack_clips(clips: Sequence[EncodedClip], name: str) -> Tensor:
         Encoded clips.
     name : str
         Which stream.
+    frames : int, optional
+        Length of a row; that of the longest by default.
 
     Returns
     -------
@@ -194,4 +225,5 @@ def stack_clips(clips: Sequence[EncodedClip], name: str) -> Tensor:
                 fix="encode the clips with the streams that this model needs (AudioLLM.stream_inputs)",
             )
         rows.extend(clip.streams[name].split(list(clip.windows)))
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    stacked = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return stacked if frames is None else torch.nn.functional.pad(stacked, (0, 0, 0, frames - stacked.shape[1]))

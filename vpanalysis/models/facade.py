@@ -27,23 +27,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
-from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vpanalysis.errors import ModelError
-from vpanalysis.models._checks import check_forward, check_parts
-from vpanalysis.models._inputs import InputMaker, Wave
+from vpanalysis.models._checks import check_forward, check_parts, check_trim
+from vpanalysis.models._inputs import InputMaker
 from vpanalysis.models._letters import LetterTable, letter_table
-from vpanalysis.models._sites import module_of_site, sites_of, state_of
-from vpanalysis.models._weights import digest, digest_of
-from vpanalysis.models.batch import Batch, EncodedClip, Layout, stack_clips
-from vpanalysis.models.families import Family, family_of
-from vpanalysis.models.mixer import outputs_of, pool_state
-from vpanalysis.models.split import parts_of
+from vpanalysis.models._replay import last_positions, replaying
+from vpanalysis.models.audio_model import AudioModel
+from vpanalysis.models.batch import Batch, EncodedClip, stack_clips
+from vpanalysis.models.family import Family
+from vpanalysis.models.frontends import Wave
 
 if TYPE_CHECKING:
     from vpanalysis.benchmark.items import Item
@@ -52,15 +49,15 @@ if TYPE_CHECKING:
 __all__ = ["AudioLLM"]
 
 
-class AudioLLM:
+class AudioLLM(AudioModel):
     """A loaded model, its processor, and names for the places inside it.
 
     Parameters
     ----------
     model : PreTrainedModel
-        Audio Flamingo 3, with or without PCLM; put into evaluation mode. Its numerics are left untouched.
-    processor : AudioFlamingo3Processor
-        Its processor.
+        A model of a known family; put into evaluation mode. Its numerics are left untouched.
+    processor : ProcessorMixin or feature extractor
+        Its processor; for an encoder alone its feature extractor will do.
     name : str, optional
         What to call it in tables.
     family : Family, optional
@@ -69,21 +66,35 @@ class AudioLLM:
         What tokenizes the gate's text; the processor's `gate_tokenizer`, else its tokenizer, by default.
     source, revision : str, optional
         Where it came from, for the manifest of a Run.
+    trim : bool, optional
+        Whether to encode only the frames that exist, where the family's tower allows it, instead of silence up to the
+        end of a window. A check compares both ways; where they differ, silence is encoded as before.
     check : bool, optional
-        Whether to run one tiny forward that compares the family's frame rule with the model.
+        Whether to run one tiny forward that compares the family's frame rule with the model, and to check `trim`.
 
     Attributes
     ----------
+    answers : bool
+        Whether there is a language model that can be asked. Without one, only the encoder can be run and recorded.
+    frontend : Frontend
+        How clips reach the tower.
+    trim_report : str
+        Whether silence is left out, and what the check measured.
     sites : tuple of str
         Names of places, from waveform to answer.
     streams : tuple of str or None
         What each of the gate's streams is made of, in the order of its weights; None without a mixer.
     stream_inputs : tuple of str
         The streams that an `EncodedClip` must hold.
+    calibration : mapping or None
+        What `vpanalysis.calibrate` found about this checkpoint, where loading followed it: the content of its file.
+        Runs note which of their items it used.
     max_seconds : float
-        Length of one encoder window; longer clips take several.
+        Length of one encoder window, in seconds.
     seconds_per_frame : tuple of float
         Step between encoder positions and between tower frames, in seconds.
+    seconds_per_token : float
+        Step between audio tokens, in seconds.
 
     Raises
     ------
@@ -101,121 +112,41 @@ class AudioLLM:
         gate_tokenizer: Any = None,
         source: str | None = None,
         revision: str | None = None,
+        trim: bool = True,
         check: bool = True,
     ) -> None:
-        self.model: Any = model.eval()
-        self.source, self.revision = source, revision
-        self.processor = processor
-        self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
-        self.family = family or family_of(model.config.model_type)
-        self.family.check(model)
-        self.tokenizer: Any = processor.tokenizer
+        super().__init__(model, processor, name=name, family=family, source=source, revision=revision, trim=trim)
         self.gate_tokenizer: Any = gate_tokenizer or getattr(processor, "gate_tokenizer", None) or self.tokenizer
-        self.feature_extractor: Any = processor.feature_extractor
-        self.streams: tuple[str, ...] | None = None
-        self._stream_of: tuple[str, ...] = ("tower",)
-        if self.family.mixer is not None:
-            config = model.config
-            self.streams = config.stream_names
-            self._stream_of = self.streams if config.stream_sources == "layers" else ("tower",) * config.num_streams
-        self.stream_inputs: tuple[str, ...] = tuple(dict.fromkeys(self._stream_of))
-        self.sites: tuple[str, ...] = sites_of(self.family, model)
-        self.max_seconds = float(self.feature_extractor.chunk_length)
-        self.seconds_per_frame = self.family.seconds_per_frame(self.feature_extractor)
         self._letters: LetterTable = {}
-        reads = None if self.streams is None else model.config.gate_text
-        self._maker = InputMaker(processor, self.gate_tokenizer, self.family, reads)
+        self._maker: InputMaker | None = None
+        if self.answers:
+            reads = None if self.streams is None else self.model.config.gate_text
+            self._maker = InputMaker(processor, self.frontend, self.gate_tokenizer, reads)
         check_parts(self)
+        self.trim_report = "off" if not self.frontend.trim else "not checked"
         if check:
             check_forward(self)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model's inputs go."""
-        return cast(torch.device, self.model.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The model's floating-point type."""
-        return cast(torch.dtype, self.model.dtype)
-
-    def __repr__(self) -> str:
-        layers = sum(site.startswith("encoder[") for site in self.sites)
-        text = sum(site.startswith("text[") for site in self.sites)
-        mixer = f"\n  mixer    {len(self.streams)} streams: {', '.join(self.streams)}" if self.streams else ""
-        encoder, tower = self.seconds_per_frame
-        return (
-            f"AudioLLM {self.name!r} ({self.family.title})\n"
-            f"  encoder  {layers} layers, {1000 * encoder:g} ms a position, window {self.max_seconds:g} s\n"
-            f"  tower    {1000 * tower:g} ms an audio token{mixer}\n"
-            f"  text     {text} layers\n"
-            f"  on       {self.device}, {str(self.dtype).removeprefix('torch.')}"
-        )
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(repr(self))}</pre>"
-
-    # Places -----------------------------------------------------------------------------------------------------------
-
-    def module_of(self, site: str) -> nn.Module:
-        """Return the module whose forward output is the state of `site`.
-
-        The output is a tensor, a tuple that begins with it, or a ModelOutput. ``encoder.stem`` and ``text.embed`` are
-        the *inputs* of a first layer; for them a stand-in is returned, on which only `register_forward_hook` may be
-        called: the hook is then called with the input as if it were an output.
-
-        Parameters
-        ----------
-        site : str
-            One of `sites` other than ``"options"``.
-
-        Raises
-        ------
-        ModelError
-            If there is no such site, or it is no module's output.
-        """
-        return module_of_site(self.family, self.model, self.sites, site)
-
-    @contextmanager
-    def capturing(self, sites: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-        """Keep the states of some sites during a block, whole and unreduced.
-
-        Parameters
-        ----------
-        sites : sequence of str
-            Which ones.
-
-        Yields
-        ------
-        dict of str to list of Tensor
-            One tensor per call of the module, as it came, on the model's device.
-        """
-        states: dict[str, list[Tensor]] = {site: [] for site in sites}
-        handles = []
-
-        def keeper(site: str) -> Any:
-            def keep(_module: Any, _args: Any, output: Any) -> None:
-                states[site].append(state_of(output))
-
-            return keep
-
-        try:
-            for site in states:
-                handles.append(self.module_of(site).register_forward_hook(keeper(site)))  # noqa: PERF401
-            yield states
-        finally:
-            for handle in handles:
-                handle.remove()
+            check_trim(self)
 
     # Inputs -----------------------------------------------------------------------------------------------------------
 
     def prompt(self, item: Item, template: PromptTemplate) -> str:
         """Return the whole text of a row: chat form, one audio placeholder, question, answer prefix."""
-        return self._maker.prompt(item, template)
+        return self._asked().prompt(item, template)
+
+    def _asked(self) -> InputMaker:
+        if self._maker is None:
+            raise ModelError(
+                f"cannot ask {self.name!r}",
+                found=f"an encoder without a language model ({self.family.title})",
+                allowed="encode() and the sites of the encoder",
+                fix="load a model that answers, or record and probe this one",
+            )
+        return self._maker
 
     def gate_text(self, item: Item, template: PromptTemplate) -> str:
         """Return the text that the gate reads for `item` (config field `gate_text`)."""
-        return self._maker.gate_text(item, template)
+        return self._asked().gate_text(item, template)
 
     def prepare(
         self,
@@ -250,98 +181,11 @@ class AudioLLM:
         ModelError
             If the numbers of items, clips and answers differ.
         """
-        batch = self._maker.batch(items, waves, template, answers, encoded)
+        batch = self._asked().batch(items, waves, template, answers, encoded)
         batch.inputs = {name: self._moved(tensor) for name, tensor in batch.inputs.items()}
         return batch
 
-    def _moved(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.dtype) if tensor.is_floating_point() else tensor.to(self.device)
-
-    def features(self, waves: Sequence[Wave]) -> tuple[dict[str, Tensor], Layout]:
-        """Return log-mel features, made by the model's own processor, and how the clips lie in their rows.
-
-        Parameters
-        ----------
-        waves : sequence of array, each of shape (samples,), float32, 16 kHz
-            The clips.
-
-        Returns
-        -------
-        inputs : dict of str to Tensor
-            ``input_features``, shape (windows, mel bins, mel frames), and ``input_features_mask``, shape (windows, mel
-            frames), on the model's device.
-        layout : Layout
-            Windows and valid frames.
-
-        Raises
-        ------
-        AudioError
-            If a clip is too short for a single audio token.
-        """
-        inputs, layout = self._maker.features(waves)
-        return {name: self._moved(tensor) for name, tensor in inputs.items()}, layout
-
-    def layout(self, waves: Sequence[Wave]) -> Layout:
-        """Return the windows and valid frames that these clips will have, without making features.
-
-        Parameters
-        ----------
-        waves : sequence of array, each of shape (samples,)
-            The clips.
-
-        Raises
-        ------
-        AudioError
-            If a clip is too short for a single audio token.
-        """
-        return self._maker.layout(waves)
-
     # Forward ----------------------------------------------------------------------------------------------------------
-
-    # Not inference mode: what the encoder kept may be trained on.
-    @torch.no_grad()
-    def encode(self, waves: Sequence[Wave], streams: Sequence[str] | None = None) -> list[EncodedClip]:
-        """Run the encoder once and keep what the rest of the model needs.
-
-        Parameters
-        ----------
-        waves : sequence of array, each of shape (samples,), float32, 16 kHz
-            The clips.
-        streams : sequence of str, optional
-            What to keep, ``"tower"`` and any ``"encoder[i]"``; `stream_inputs` by default. Asking for more than this
-            model needs lets one encoding serve several models with the same encoder.
-
-        Returns
-        -------
-        list of EncodedClip
-            Valid frames only, in the model's dtype, on its device.
-
-        Raises
-        ------
-        ModelError
-            If a stream is not one of the encoder's.
-        """
-        names = tuple(dict.fromkeys(streams if streams is not None else self.stream_inputs))
-        layers = {site: int(site[8:-1]) for site in self.sites if site.startswith("encoder[")}
-        for name in names:
-            if name != "tower" and name not in layers:
-                raise ModelError(
-                    "cannot keep a stream of the encoder", found=repr(name), allowed=["tower", *layers], word=name
-                )
-        inputs, layout = self.features(waves)
-        tower: Any = self.family.find(self.model, self.family.tower)
-        exposed = sorted((name for name in names if name != "tower"), key=layers.__getitem__)
-        with outputs_of([tower.layers[layers[name]] for name in exposed]) as raw:
-            states = {"tower": tower(**inputs).last_hidden_state}
-        states |= {name: pool_state(tower, state, self._mid_pool) for name, state in zip(exposed, raw, strict=True)}
-        clips: list[EncodedClip] = []
-        row = 0
-        for frames in layout.frames:
-            rows = range(row, row + len(frames))
-            row += len(frames)
-            kept = {name: torch.cat([states[name][r, :n] for r, n in zip(rows, frames, strict=True)]) for name in names}
-            clips.append(EncodedClip(kept, frames))
-        return clips
 
     @torch.inference_mode()
     def forward(self, batch: Batch, encoded: Sequence[EncodedClip] | None = None) -> Tensor:
@@ -369,32 +213,60 @@ class AudioLLM:
                 found="a batch with answers",
                 fix="use answer_logprobs, or prepare the batch without answers",
             )
-        return cast(Tensor, self._run(batch, encoded, logits_to_keep=1).logits[:, -1].float())
+        return self._run(batch, encoded, 1)[:, -1].float()
 
     __call__ = forward
 
-    def _run(self, batch: Batch, encoded: Sequence[EncodedClip] | None, **kwargs: Any) -> Any:
-        mask = batch.inputs["attention_mask"]
-        # Positions count from the first real token, so that a row does not depend on how far its batch was padded.
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        return self.model(**self._inputs(batch, encoded), position_ids=positions, use_cache=False, **kwargs)
+    def _run(self, batch: Batch, encoded: Sequence[EncodedClip] | None, keep: int) -> Tensor:
+        """Return the logits of the last `keep` positions."""
+        options: dict[str, Any] = {"use_cache": False}
+        if not self.family.counts_positions:
+            # Positions count from the first real token, so that a row does not depend on how far its batch was padded.
+            options["position_ids"] = (batch.inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        with self._inputs(batch, encoded) as inputs:
+            if self.family.keeps_logits:
+                return cast(Tensor, self.model(**inputs, **options, logits_to_keep=keep).logits)
+            with last_positions(self.family.find(self.model, self.family.head), keep):
+                return cast(Tensor, self.model(**inputs, **options).logits)
 
-    def _inputs(self, batch: Batch, encoded: Sequence[EncodedClip] | None) -> dict[str, Tensor]:
+    @contextmanager
+    def _inputs(self, batch: Batch, encoded: Sequence[EncodedClip] | None) -> Iterator[dict[str, Tensor]]:
+        """Yield what the model's forward takes, in the context in which it takes it."""
         clips = batch.encoded if encoded is None else tuple(encoded)
         if clips is None:
-            return batch.inputs
+            inputs = self.frontend.shortened(batch.inputs)
+            with self.frontend.forward_context(inputs):
+                yield inputs
+            return
         found = tuple(clip.windows for clip in clips)
-        if found != batch.frames:
+        if found != batch.layout.kept_frames:
             raise ModelError(
-                "cannot use encoded clips", found=f"frames {found}", allowed=f"those of the batch, {batch.frames}"
+                "cannot use encoded clips",
+                found=f"frames {found}",
+                allowed=f"those of the batch, {batch.layout.kept_frames}",
             )
-        ids = batch.inputs["input_ids"]
-        by_name = {name: stack_clips(clips, name).to(self.device, self.dtype) for name in self.stream_inputs}
         if self.streams is None:
-            audio = self.family.find(self.model, self.family.projector)(by_name["tower"])
+            rest = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
+            empty = {name: self._moved(tensor) for name, tensor in self.frontend.stand_in(batch.layout).items()}
+            handed_on = self.frontend.handed_on(self._stacked(clips, "tower"))
+            with replaying(self.model, self.family.tower, handed_on):
+                yield {**rest, **empty}
         else:
-            gate = {k: v for k, v in batch.inputs.items() if k.startswith("prompt_") or k == "audio_windows"}
-            audio = self.model.mix_streams([by_name[name] for name in self._stream_of], **gate)
+            yield self._mixed_inputs(batch, clips)
+
+    def _stacked(self, clips: Sequence[EncodedClip], name: str) -> Tensor:
+        if self.frontend.flat:
+            state = torch.cat([clip.streams[name] for clip in clips])
+        else:
+            # Untrimmed, a state is as long as in the stock forward, so that the same kernels give the same bits.
+            state = stack_clips(clips, name, None if self.frontend.trim else self.frontend.window_frames)
+        return state.to(self.device, self.dtype)
+
+    def _mixed_inputs(self, batch: Batch, clips: Sequence[EncodedClip]) -> dict[str, Tensor]:
+        ids = batch.inputs["input_ids"]
+        by_name = {name: self._stacked(clips, name) for name in self.stream_inputs}
+        gate = {k: v for k, v in batch.inputs.items() if k.startswith("prompt_") or k == "audio_windows"}
+        audio = self.model.mix_streams([by_name[name] for name in self._stream_of], **gate)
         frames = torch.tensor(batch.row_frames, device=audio.device)
         valid = torch.arange(audio.shape[1], device=audio.device)[None, :] < frames[:, None]
         embeds = self.model.get_input_embeddings()(ids)
@@ -421,7 +293,7 @@ class AudioLLM:
         longest = max(batch.answer_tokens, default=0)
         if longest == 0:
             raise ModelError("cannot score answers", found="a batch without answers", fix="prepare(..., answers=...)")
-        logits = self._run(batch, encoded, logits_to_keep=longest + 1).logits[:, :-1].float()
+        logits = self._run(batch, encoded, longest + 1)[:, :-1].float()
         targets = batch.inputs["input_ids"][:, -longest:]
         scores = torch.log_softmax(logits, dim=-1).gather(-1, targets[..., None]).squeeze(-1)
         counts = torch.tensor(batch.answer_tokens, device=scores.device)
@@ -455,8 +327,8 @@ class AudioLLM:
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else own.pad_token_id
         # A fresh one: a checkpoint's own may sample, and answers must not depend on a seed.
         greedy = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=eos, pad_token_id=pad)
-        inputs = self._inputs(batch, encoded)
-        tokens = self.model.generate(**inputs, generation_config=greedy)
+        with self._inputs(batch, encoded) as inputs:
+            tokens = self.model.generate(**inputs, generation_config=greedy)
         if "input_ids" in inputs:
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
         texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in tokens]
@@ -504,26 +376,6 @@ class AudioLLM:
             scores = torch.stack([torch.logsumexp(row[list(tokens[letter])], dim=0) for letter in item.letters])
             rows.append(torch.log_softmax(scores, dim=0))
         return rows
-
-    # Identity ---------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def weights_sha(self) -> dict[str, str]:
-        """SHA-256 (hex) of each part's tensors, by the names of the split layout; computed when first asked for."""
-        return {part: digest(tensors) for part, tensors in parts_of(self.model).items()}
-
-    @cached_property
-    def encoder_sha(self) -> str:
-        """SHA-256 (hex) of all that decides what `encode` returns, except which streams are kept.
-
-        That is the encoder's weights and dtype, the feature extractor, and what is done to a layer before it is kept.
-        """
-        tower = digest(parts_of(self.model)["sound_tower"])
-        return digest_of([tower, self.feature_extractor.to_dict(), self._mid_pool])
-
-    @property
-    def _mid_pool(self) -> str:
-        return str(getattr(self.model.config, "mid_pool", "avg_norm"))
 
     @property
     def _audio_token_id(self) -> int:

@@ -1,161 +1,138 @@
-"""A family of models is a row of data: where its parts live and how it counts frames.
+"""The table of known families, and how a row is added.
 
-Why it exists. Analyses speak of ``encoder[3]`` and ``text[-1]``; models speak of
-``model.audio_tower.layers.3``. The translation is the only thing that differs between models of the same kind, so it
-is a table, and adding a model is adding a row.
+Why it exists. What the package can do with a kind of model should be a matter of data: a look at this table says which
+models are known, where their parts are, and in what they differ.
 
-The idea. A `Family` holds module paths and the shape of the audio stem (kernel, stride, padding of each convolution
-and of the pooling). Frame counts and seconds per frame follow from these and from the feature extractor's hop. `check`
-compares a row with a loaded model, so a row that does not fit fails at load and not in a figure.
+The idea. Rows are `Family` values under the `model_type` of their configs. Most parts have the same place in most
+Hugging Face models, so a row says only what is different. A row of one's own is added with `register_family`, from a
+script or a notebook, and is used from then on like the others.
 
 Worked example::
 
-    family = family_of("audioflamingo3")
-    family.encoder_frames(3000)                      # 1500 positions for 30 s
-    family.tower_frames(3000)                        # 750 audio tokens
-    family.seconds_per_frame(feature_extractor)      # (0.02, 0.04)
-    family.find(model, family.encoder_layers)        # the ModuleList
+    family_of("voxtral").title                              # "Voxtral"
+    register_family(Family("my_model", "My model", "my_package:MyModel", frontend="my_package:MyFrontend"))
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, cast
-
-from torch import nn
+from dataclasses import replace
+from typing import Any
 
 from vpanalysis.errors import ModelError
+from vpanalysis.models.family import Family
 
 __all__ = ["FAMILIES", "Family", "family_of", "register_family"]
 
-Filter = tuple[int, int, int]
-"""Kernel, stride and padding of a convolution or pooling, in frames."""
+
+def _encoder(name: str, title: str, model_class: str, **fields: Any) -> Family:
+    """Return the row of an encoder alone, which is its own tower and answers nothing."""
+    parts = ("projector", "language_model", "text_embed", "text_layers", "text_norm", "head", "pool", "positions")
+    return Family(name, title, model_class, tower="", **{**dict.fromkeys(parts), "stem": (), **fields})
 
 
-@dataclass(frozen=True)
-class Family:
-    """Where the parts of a kind of audio language model live.
+_CLAP: dict[str, Any] = {
+    "model_class": "transformers:ClapAudioModel",
+    "encoder_layers": "audio_encoder.layers",
+    "frontend": "clap",
+    "inside": ("audio_model",),
+    "beside": r"(text_model|text_projection|audio_projection)\.|logit_scale_[at]$",
+}
+# Their own tensors; the heads of fine-tuned models are many, and one of them is a `feature_extractor` itself.
+_NOT_WAVEFORM = r"(?!(hubert|wavlm|encoder|feature_projection|adapter)\.|feature_extractor\.conv|masked_spec_embed)"
 
-    Parameters
-    ----------
-    name : str
-        The key, equal to the `model_type` of its config.
-    title : str
-        What to call it in text.
-    model_class : str
-        ``"module:Class"`` with `from_pretrained`.
-    tower : str
-        Path of the audio encoder; its output is the site ``tower``.
-    encoder_layers, text_layers : str
-        Paths of the two lists of layers.
-    projector : str
-        Path of what turns the tower's output into audio tokens.
-    language_model, text_embed, text_norm, head : str
-        Paths of the language model, its token embedding, its final norm, and the head.
-    mixer, gate, stream_projectors : str, optional
-        Paths of a layer mixer, of its gate, and of its projectors of exposed layers (the last stream's is `projector`).
-    audio_token_attr : str
-        Name of the config field with the id of the audio placeholder.
-    stem : tuple of (str, (int, int, int))
-        Convolutions of the stem: path inside the tower; kernel, stride, padding.
-    pool : (str, (int, int, int))
-        The pooling behind the last layer, likewise.
-    """
+_ENCODERS: tuple[Family, ...] = (
+    _encoder(
+        "whisper",
+        "Whisper, encoder alone",
+        "transformers.models.whisper.modeling_whisper:WhisperEncoder",
+        encoder_layers="layers",
+        frontend="whisper",
+        stem=(("conv1", (3, 1, 1)), ("conv2", (3, 2, 1))),
+        inside=("model.encoder", "encoder"),
+        beside=r"(model\.)?decoder\.|(proj_out|projector|classifier)\.|layer_weights$",
+    ),
+    _encoder(
+        "hubert",
+        "HuBERT",
+        "transformers:HubertModel",
+        encoder_layers="encoder.layers",
+        frontend="waveform",
+        inside=("hubert",),
+        beside=_NOT_WAVEFORM,
+    ),
+    _encoder(
+        "wavlm",
+        "WavLM",
+        "transformers:WavLMModel",
+        encoder_layers="encoder.layers",
+        frontend="waveform",
+        inside=("wavlm",),
+        beside=_NOT_WAVEFORM,
+    ),
+    _encoder("clap", "CLAP, audio branch", **_CLAP),
+    _encoder("clap_audio_model", "CLAP, audio branch", **_CLAP),
+)
 
-    name: str
-    title: str
-    model_class: str
-    tower: str = "model.audio_tower"
-    encoder_layers: str = "model.audio_tower.layers"
-    projector: str = "model.multi_modal_projector"
-    language_model: str = "model.language_model"
-    text_embed: str = "model.language_model.embed_tokens"
-    text_layers: str = "model.language_model.layers"
-    text_norm: str = "model.language_model.norm"
-    head: str = "lm_head"
-    mixer: str | None = None
-    gate: str | None = None
-    stream_projectors: str | None = None
-    audio_token_attr: str = "audio_token_id"
-    stem: tuple[tuple[str, Filter], ...] = (("conv1", (3, 1, 1)), ("conv2", (3, 2, 1)))
-    pool: tuple[str, Filter] = ("avg_pooler", (2, 2, 0))
+_OMNI: dict[str, Any] = {
+    # Projected inside the tower: the last norm hands on what is the tower's output elsewhere.
+    "tower_output": "model.audio_tower.ln_post",
+    "positions": None,
+    "trims": True,
+    "keeps_logits": False,
+    # The parts that speak.
+    "beside": r"(talker|token2wav|code2wav)\.",
+    # In transformers 5.20 a thinker had no base model around its towers yet.
+    "older": (("model.audio_tower", "audio_tower"), ("model.language_model", "model")),
+}
+_OMNI_2_5 = Family(
+    name="qwen2_5_omni_thinker",
+    title="Qwen2.5-Omni, thinker",
+    model_class="transformers:Qwen2_5OmniThinkerForConditionalGeneration",
+    projector="model.audio_tower.proj",
+    frontend="omni",
+    processor="vpanalysis.models.processing_omni:Qwen2_5OmniListeningProcessor",
+    **_OMNI,
+)
+_OMNI_3 = Family(
+    name="qwen3_omni_moe_thinker",
+    title="Qwen3-Omni, thinker",
+    model_class="transformers:Qwen3OmniMoeThinkerForConditionalGeneration",
+    projector="model.audio_tower.proj2",
+    frontend="omni3",
+    processor="vpanalysis.models.processing_omni:Qwen3OmniMoeListeningProcessor",
+    stem=(("conv2d1", (3, 2, 1)), ("conv2d2", (3, 2, 1)), ("conv2d3", (3, 2, 1))),
+    pool=None,
+    **_OMNI,
+)
 
-    def encoder_frames(self, mel_frames: int) -> int:
-        """Return how many encoder positions `mel_frames` valid mel frames give."""
-        for _, filters in self.stem:
-            mel_frames = _filtered(mel_frames, filters)
-        return mel_frames
-
-    def tower_frames(self, mel_frames: int) -> int:
-        """Return how many frames the tower hands on, one per audio token."""
-        return max(0, _filtered(self.encoder_frames(mel_frames), self.pool[1]))
-
-    def seconds_per_frame(self, feature_extractor: Any) -> tuple[float, float]:
-        """Return the step in seconds between encoder positions and between tower frames.
-
-        Parameters
-        ----------
-        feature_extractor : WhisperFeatureExtractor
-            Its hop and sampling rate.
-        """
-        step = feature_extractor.hop_length / feature_extractor.sampling_rate
-        for _, (_, stride, _) in self.stem:
-            step *= stride
-        return step, step * self.pool[1][1]
-
-    def find(self, model: nn.Module, path: str) -> nn.Module:
-        """Return the module at `path`.
-
-        Raises
-        ------
-        ModelError
-            If the model has no such module.
-        """
-        try:
-            return model.get_submodule(path)
-        except AttributeError as error:
-            raise ModelError(
-                f"cannot use {type(model).__name__} as the family {self.name!r}",
-                found=f"no module {path!r}",
-                fix="add a row for this model with vpanalysis.models.families.register_family",
-            ) from error
-
-    def check(self, model: nn.Module) -> None:
-        """Compare this row with a model: every path must exist, every filter must be as written.
-
-        Raises
-        ------
-        ModelError
-            If something differs.
-        """
-        paths = [self.encoder_layers, self.projector, self.text_embed, self.text_layers, self.text_norm, self.head]
-        paths += [p for p in (self.mixer, self.gate, self.stream_projectors) if p is not None]
-        for path in paths:
-            self.find(model, path)
-        for name, wanted in (*self.stem, self.pool):
-            module = self.find(model, f"{self.tower}.{name}")
-            found = tuple(_first(getattr(module, field)) for field in ("kernel_size", "stride", "padding"))
-            if found != wanted:
-                raise ModelError(
-                    f"cannot use {type(model).__name__} as the family {self.name!r}",
-                    found=f"{name} with kernel, stride, padding {found}",
-                    allowed=str(wanted),
-                )
-
-    def load_class(self) -> Any:
-        """Return the model class."""
-        module, name = self.model_class.split(":")
-        return getattr(import_module(module), name)
-
-
-def _filtered(frames: int, filters: Filter) -> int:
-    kernel, stride, padding = filters
-    return (frames + 2 * padding - kernel) // stride + 1
-
-
-def _first(value: Any) -> int:
-    return cast(int, value[0] if isinstance(value, tuple) else value)
+_OTHERS: tuple[Family, ...] = (
+    Family(
+        name="musicflamingo",
+        title="Music Flamingo",
+        model_class="transformers:MusicFlamingoForConditionalGeneration",
+        frontend="music_flamingo",
+        trims=True,
+    ),
+    Family(
+        name="qwen2_audio",
+        title="Qwen2-Audio",
+        model_class="transformers:Qwen2AudioForConditionalGeneration",
+        frontend="qwen2_audio",
+        keeps_logits=False,
+    ),
+    Family(
+        name="voxtral",
+        title="Voxtral",
+        model_class="transformers:VoxtralForConditionalGeneration",
+        frontend="voxtral",
+        pool=None,
+    ),
+    _OMNI_2_5,
+    _OMNI_3,
+    # Whole checkpoints, which speak as well; the thinker's class takes its part of their tensors.
+    replace(_OMNI_2_5, name="qwen2_5_omni", config_part="thinker_config"),
+    replace(_OMNI_3, name="qwen3_omni_moe", config_part="thinker_config"),
+)
 
 
 FAMILIES: dict[str, Family] = {
@@ -165,6 +142,8 @@ FAMILIES: dict[str, Family] = {
             name="audioflamingo3",
             title="Audio Flamingo 3",
             model_class="transformers:AudioFlamingo3ForConditionalGeneration",
+            trims=True,
+            split=True,
         ),
         Family(
             name="audioflamingo3_pclm",
@@ -173,14 +152,51 @@ FAMILIES: dict[str, Family] = {
             mixer="model.pclm",
             gate="model.pclm.gate",
             stream_projectors="model.pclm.projectors",
+            trims=True,
+            split=True,
         ),
+        Family(
+            name="qwen2_audio_pclm",
+            title="Qwen2-Audio + PCLM",
+            model_class="vpanalysis.models.pclm:Qwen2AudioPCLMForConditionalGeneration",
+            mixer="model.pclm",
+            gate="model.pclm.gate",
+            stream_projectors="model.pclm.projectors",
+            frontend="qwen2_audio",
+            processor="vpanalysis.models.processing:Qwen2AudioPCLMProcessor",
+            split=True,
+        ),
+        *_OTHERS,
+        *_ENCODERS,
     )
 }
 """The known families, by the `model_type` of their configs."""
 
 
 def register_family(family: Family) -> None:
-    """Add a row, or replace the one of the same name."""
+    """Add a row, or replace the one of the same name.
+
+    Parameters
+    ----------
+    family : Family
+        Where the parts of the new kind of model live.
+
+    Raises
+    ------
+    ModelError
+        If it is no `Family`.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> mine = dataclasses.replace(FAMILIES["audioflamingo3"], name="my_flamingo", title="My Flamingo")
+    >>> register_family(mine)
+    >>> family_of("my_flamingo").title
+    'My Flamingo'
+    >>> del FAMILIES["my_flamingo"]
+    """
+    if not isinstance(family, Family):
+        raise ModelError("cannot add a family", found=type(family).__name__, allowed="a vpanalysis.Family")
     FAMILIES[family.name] = family
 
 
@@ -198,6 +214,8 @@ def family_of(model_type: str) -> Family:
             found=f"model_type {model_type!r}",
             allowed=sorted(FAMILIES),
             word=model_type,
-            fix="add a row with vpanalysis.models.families.register_family",
+            fix="add a row, such as vpanalysis.register_family(vpanalysis.Family("
+            f"name={model_type!r}, title='...', model_class='transformers:...ForConditionalGeneration', "
+            "tower='model.audio_tower', encoder_layers='model.audio_tower.layers'))",
         )
     return FAMILIES[model_type]

@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,17 @@ import torch
 
 from vpanalysis.errors import ModelError
 from vpanalysis.models.bundled import CHECKPOINTS, DEFAULT, weights_folder
+from vpanalysis.models.checkpoint.assignment import resolve
+from vpanalysis.models.checkpoint.headers import read_json
+from vpanalysis.models.checkpoint.lazy import LazyTensor
+from vpanalysis.models.checkpoint.settings import is_built_from_parts, is_split
+from vpanalysis.models.checkpoint.stock import hub_folder, stock_inventory, weight_files
+from vpanalysis.models.conventions import calibration_for, conventions_for
 from vpanalysis.models.facade import AudioLLM
-from vpanalysis.models.families import family_of
+from vpanalysis.models.families import Family, family_of
 from vpanalysis.models.pclm_config import PCLM_FIELDS
-from vpanalysis.models.split import is_split, read_split
 
-__all__ = ["load_model", "organism_folder"]
+__all__ = ["checkpoint_folder", "load_model", "organism_folder"]
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -68,10 +74,12 @@ def load_model(
     device_map: Any = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
+    trim: bool = True,
     pclm: Mapping[str, Any] | None = None,
     gate_tokenizer: Any = None,
     rename: Mapping[str, str] | None = None,
     name: str | None = None,
+    calibration: bool | str | Path = True,
     check: bool = True,
 ) -> AudioLLM:
     """Load an audio language model.
@@ -80,7 +88,9 @@ def load_model(
     ----------
     source : str, Path, or (model, processor)
         Name of a bundled checkpoint (``"mini"``, ``"mini-base"`` ...), a folder in the split or the Hugging Face
-        layout, a Hub id (``HF_HUB_OFFLINE`` is honoured), or a loaded model with its processor.
+        layout, a Hub id (``HF_HUB_OFFLINE`` is honoured), or a loaded model with its processor. Of Whisper, HuBERT,
+        WavLM and CLAP the audio encoder alone is taken, whatever else the checkpoint holds, and a feature extractor
+        does in place of a processor.
     dtype : str or torch.dtype, optional
         Type to load to. ``"auto"``: float32 on the CPU, else bfloat16.
     device_map : optional
@@ -88,7 +98,10 @@ def load_model(
     revision : str, optional
         Of a Hub repository.
     attn_implementation : str, optional
-        As in Hugging Face.
+        As in Hugging Face, whose default is ``"sdpa"``; ``"eager"`` where attention maps are wanted.
+    trim : bool, optional
+        Whether to encode only the frames that exist, where the family's tower allows it; see `AudioLLM`. ``False`` is
+        the stock padded path, bit for bit.
     pclm : mapping, optional
         Fields of `AudioFlamingo3PCLMConfig` to set otherwise than the checkpoint does.
     gate_tokenizer : str or PreTrainedTokenizerBase, optional
@@ -97,6 +110,9 @@ def load_model(
         Names of tensors in a split checkpoint; see `vpanalysis.models.split.read_split`.
     name : str, optional
         What to call it in tables; the source by default.
+    calibration : bool, str or Path, optional
+        Whether to follow what `vpanalysis.calibrate` decided about this checkpoint and its ``config.json`` leaves open;
+        or the file to follow. What `pclm` names is not touched.
     check : bool, optional
         Whether to run one tiny forward.
 
@@ -107,11 +123,11 @@ def load_model(
     Raises
     ------
     ModelError
-        If the source is unknown, incomplete or damaged.
+        If the source is unknown, incomplete or damaged, or a calibration belongs to another checkpoint.
     """
     if isinstance(source, tuple):
         model, processor = source
-        return AudioLLM(model, processor, name=name, gate_tokenizer=_tokenizer(gate_tokenizer), check=check)
+        return AudioLLM(model, processor, name=name, gate_tokenizer=_tokenizer(gate_tokenizer), trim=trim, check=check)
     source_name = str(source)
     folder = _folder_of(source_name, revision)
     options = {
@@ -122,20 +138,49 @@ def load_model(
     options = {key: value for key, value in options.items() if value is not None}
     with _quiet():
         if folder is not None and is_split(folder):
-            model = _load_split(folder, options, pclm, rename)
+            model = _load_split(folder, options, pclm, rename, calibration)
         else:
-            model = _load_stock(folder or source_name, revision, options, pclm)
+            model = _load_stock(folder or source_name, revision, options, pclm, rename, calibration)
         place = folder or source_name
         processor = _load_processor(place, model, revision)
         tokenizer = _tokenizer(gate_tokenizer) or _stored_gate_tokenizer(folder, processor)
     label = name or (DEFAULT if source_name == "mini" else Path(source_name).name)
-    return AudioLLM(
-        model, processor, name=label, gate_tokenizer=tokenizer, source=source_name, revision=revision, check=check
-    )
+    llm = AudioLLM(
+        model, processor, name=label, gate_tokenizer=tokenizer, source=source_name, revision=revision, trim=trim,
+        check=check,
+    )  # fmt: skip
+    llm.calibration = calibration_for(folder or _cached_snapshot(source_name, revision), calibration)
+    return llm
+
+
+def checkpoint_folder(source: str | Path, revision: str | None = None) -> Path | None:
+    """Return where the files of a source lie on this disk; None for a Hub repository that is not there.
+
+    Parameters
+    ----------
+    source : str or Path
+        As in `load_model`.
+    revision : str, optional
+        Of a Hub repository.
+
+    Raises
+    ------
+    ModelError
+        If there is no such source.
+    """
+    return _folder_of(str(source), revision) or _cached_snapshot(str(source), revision)
+
+
+def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
+    """Return the folder of a Hub repository as far as it was downloaded already."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _folder_of(source: str, revision: str | None) -> Path | None:
-    """Return the local folder of a source, or None for a Hub id in Hugging Face layout."""
+    """Return the local folder of a source, or None for a Hub id whose weights are in other formats."""
     folder = Path(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -153,7 +198,7 @@ def _folder_of(source: str, revision: str | None) -> Path | None:
 
 
 def _hub_split_folder(repo: str, revision: str | None) -> Path | None:
-    """Fetch a repository in split layout; return None when it is in the Hugging Face layout."""
+    """Fetch a repository, in whichever layout; return None when it holds no safetensors that its layout names."""
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
@@ -162,8 +207,12 @@ def _hub_split_folder(repo: str, revision: str | None) -> Path | None:
         patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except EntryNotFoundError:
-        # Not in the split layout; or offline, and not so as far as the cache knows: Hugging Face looks for the rest.
-        return None
+        # Not in the split layout; or offline, and not so as far as the cache knows.
+        pass
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise _hub_error(repo, error) from error
+    try:
+        return hub_folder(repo, revision)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise _hub_error(repo, error) from error
 
@@ -178,23 +227,38 @@ def _hub_error(repo: str, error: Exception) -> ModelError:
 
 
 def _load_split(
-    folder: Path, options: dict[str, Any], pclm: Mapping[str, Any] | None, rename: Mapping[str, str] | None
+    folder: Path,
+    options: dict[str, Any],
+    pclm: Mapping[str, Any] | None,
+    rename: Mapping[str, str] | None,
+    calibration: bool | str | Path,
 ) -> Any:
-    config, state = read_split(folder, rename=rename, **(pclm or {}))
-    return _from_state(str(folder), config, state, options)
-
-
-def _from_state(label: str, config: Any, state: dict[str, Any], options: dict[str, Any]) -> Any:
-    model_class = family_of(config.model_type).load_class()
-    try:
-        # Wrong shapes are let through here and refused below, by name.
-        model, report = model_class.from_pretrained(
-            None, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except RuntimeError as error:
-        raise ModelError(f"cannot load the model {label!r}", found=str(error).strip().splitlines()[-1]) from error
-    _check_report(label, report)
+    fields = {**conventions_for(folder, calibration_for(folder, calibration)), **(pclm or {})}
+    found = resolve(folder, rename=rename, overrides=fields)
+    found.require(f"cannot load the model {str(folder)!r}")
+    model_class = family_of(found.config.model_type).load_class()
+    model, report = _from_state(folder, model_class, found.config, found.state(), options)
+    _check_report(str(folder), report)
     return model
+
+
+def _from_state(
+    folder: Path, model_class: Any, config: Any, state: Mapping[str, LazyTensor], options: dict[str, Any]
+) -> tuple[Any, Mapping[str, Any]]:
+    """Let Hugging Face fill a model from tensors on disk, one after the other; return it with the loader's report."""
+    from transformers import GenerationConfig
+
+    try:
+        # Wrong shapes are let through here and refused by their names in the report.
+        model, report = model_class.from_pretrained(
+            None, config=config, state_dict=dict(state), output_loading_info=True, ignore_mismatched_sizes=True,
+            **options,
+        )  # fmt: skip
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise ModelError(f"cannot load the model {str(folder)!r}", found=str(error).strip().splitlines()[-1]) from error
+    if model.can_generate() and (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(folder))
+    return model, report
 
 
 def _check_report(label: str, report: Mapping[str, Any]) -> None:
@@ -211,37 +275,69 @@ def _check_report(label: str, report: Mapping[str, Any]) -> None:
 
 
 def _load_stock(
-    source: str | Path, revision: str | None, options: dict[str, Any], pclm: Mapping[str, Any] | None
+    source: str | Path,
+    revision: str | None,
+    options: dict[str, Any],
+    pclm: Mapping[str, Any] | None,
+    rename: Mapping[str, str] | None = None,
+    calibration: bool | str | Path = True,
 ) -> Any:
+    label = str(source)
+    try:
+        folder = source if isinstance(source, Path) else None
+        if folder is not None and is_built_from_parts(read_json(folder / "config.json")):
+            return _load_split(folder, options, pclm, rename, calibration)
+        if folder is not None and not weight_files(folder):
+            raise ModelError(
+                f"cannot load the model {label!r}",
+                found="no safetensors file and no folder 'llm'",
+                allowed="the split layout or the Hugging Face layout",
+            )
+        family, config, more = _stock_config(str(folder or source), revision, pclm)
+        options = {**options, **more}
+        if folder is not None:
+            state = {record.name: LazyTensor(record) for record in stock_inventory(folder).tensors}
+            model, report = _from_state(folder, family.load_class(), config, state, options)
+        else:
+            # Weights in other formats only, of which the Hub may keep a conversion: Hugging Face looks for it, if the
+            # revision is "main" in so many letters.
+            model, report = family.load_class().from_pretrained(
+                label, config=config, revision=revision or "main", use_safetensors=True, output_loading_info=True,
+                ignore_mismatched_sizes=True, **options,
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _hub_error(label, error) from error
+    _check_report(label, _without_beside(family, report))
+    return model
+
+
+def _stock_config(
+    label: str, revision: str | None, pclm: Mapping[str, Any] | None
+) -> tuple[Family, Any, dict[str, Any]]:
+    """Return the family, the configuration and further options of `from_pretrained` of a class of Hugging Face."""
     from transformers import AutoConfig
 
     import vpanalysis.models.pclm  # noqa: F401  (registers the config)
 
-    label = str(source)
-    if isinstance(source, Path) and not list(source.glob("*.safetensors")):
-        raise ModelError(
-            f"cannot load the model {label!r}",
-            found="no safetensors file and no folder 'llm'",
-            allowed="the split layout or the Hugging Face layout",
-        )
-    try:
-        config = AutoConfig.from_pretrained(label, revision=revision, trust_remote_code=False)
-        model_class = family_of(config.model_type).load_class()
-        if pclm:
-            config = _with_fields(label, config, pclm)
-        model, report = model_class.from_pretrained(
-            label,
-            config=config,
-            revision=revision,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _hub_error(label, error) from error
-    _check_report(label, report)
-    return model
+    options: dict[str, Any] = {}
+    config = AutoConfig.from_pretrained(label, revision=revision, trust_remote_code=False)
+    family = family_of(config.model_type)
+    if pclm:
+        config = _with_fields(label, config, pclm)
+    if family.config_part is not None:
+        config = getattr(config, family.config_part)
+    if family.inside:
+        config = getattr(config, family.load_class().config_class.base_config_key or "self", config)
+        options["key_mapping"] = {f"^{re.escape(path)}\\.": "" for path in family.inside}
+    return family, config, options
+
+
+def _without_beside(family: Family, report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a report without the tensors that a family's checkpoints hold for other purposes."""
+    if not family.beside:
+        return report
+    rest = re.compile(family.beside)
+    return {**report, "unexpected_keys": [key for key in report["unexpected_keys"] if not rest.match(key)]}
 
 
 def _with_fields(label: str, config: Any, pclm: Mapping[str, Any]) -> Any:
@@ -260,6 +356,8 @@ def _load_processor(place: str | Path, model: Any, revision: str | None) -> Any:
     from vpanalysis.models.processing import AudioFlamingo3PCLMProcessor
 
     try:
+        if not family_of(model.config.model_type).split:
+            return _stock_processor(str(place), model, revision)
         if not isinstance(place, Path):
             return AutoProcessor.from_pretrained(place, revision=revision, trust_remote_code=False)
         if any((place / file).is_file() for file in ("processor_config.json", "preprocessor_config.json")):
@@ -278,6 +376,18 @@ def _load_processor(place: str | Path, model: Any, revision: str | None) -> Any:
             f"cannot load the processor of {str(place)!r}",
             found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",
         ) from error
+
+
+def _stock_processor(place: str, model: Any, revision: str | None) -> Any:
+    from transformers import AutoFeatureExtractor, AutoProcessor
+
+    family = family_of(model.config.model_type)
+    # An encoder alone is given no text; its checkpoint may have no tokenizer.
+    kind = AutoProcessor if family.answers else AutoFeatureExtractor
+    if family.processor is not None:
+        module, name = family.processor.split(":")
+        kind = getattr(import_module(module), name)
+    return kind.from_pretrained(place, revision=revision, trust_remote_code=False)
 
 
 # Qwen2's chat form with its default system turn, and the clip before the text: what AF3 was trained on.
@@ -326,13 +436,18 @@ def _dtype(dtype: str | torch.dtype, device_map: Any) -> torch.dtype:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide Hugging Face's bar over the tensors of a small model; a person waits for shards, not for kilobytes."""
+    """Hide Hugging Face's bar over the tensors of a small model; a person waits for shards, not for kilobytes.
+
+    And its table of tensors without a place: what matters in it is an error here.
+    """
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()

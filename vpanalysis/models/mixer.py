@@ -5,18 +5,19 @@ exactly what one wants to look at: a forward hook on `PromptGate` sees the weigh
 `PromptConditionedLayerMixer` sees the audio tokens that the language model receives.
 
 The idea. Weights and sums are float32 whatever the model's type is, so that a weight of 1 on one stream gives back that
-stream bit for bit.
+stream bit for bit. Nothing here depends on the base model but the form of its projector, which is handed in: two linear
+layers in Audio Flamingo 3, one in Qwen2-Audio.
 
 Worked example::
 
-    mixer = PromptConditionedLayerMixer(config)
+    mixer = PromptConditionedLayerMixer(config, AudioFlamingo3MultiModalProjector)
     weights = mixer.gate(prompt_input_ids, prompt_attention_mask, batch)     # (batch, streams), rows sum to 1
     mixer(streams, weights)                                                  # (batch, frames, d_text)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, cast
@@ -30,7 +31,7 @@ from transformers.activations import ACT2FN
 from transformers.models.audioflamingo3.modeling_audioflamingo3 import AudioFlamingo3MultiModalProjector
 
 from vpanalysis.errors import ModelError
-from vpanalysis.models.pclm_config import AudioFlamingo3PCLMConfig
+from vpanalysis.models.pclm_config import PCLMConfig
 
 __all__ = ["PromptConditionedLayerMixer", "PromptGate", "outputs_of", "pool_state"]
 
@@ -40,7 +41,7 @@ class PromptGate(nn.Module):
 
     Parameters
     ----------
-    config : AudioFlamingo3PCLMConfig
+    config : PCLMConfig
         Its `gate_mode` decides which parts exist: ``prompt_encoder`` and ``mlp``, or ``static_logits``, or the buffer
         ``clamped_weights``.
     """
@@ -50,14 +51,16 @@ class PromptGate(nn.Module):
     static_logits: Tensor
     clamped_weights: Tensor
 
-    def __init__(self, config: AudioFlamingo3PCLMConfig) -> None:
+    def __init__(self, config: PCLMConfig) -> None:
         super().__init__()
         self.mode = config.gate_mode
         self.bert_pooling = config.bert_pooling
         self.gate_order = config.gate_order
         streams = config.num_streams
         if self.mode == "prompt":
-            self.prompt_encoder = BertModel(config.prompt_encoder_config, add_pooling_layer=False)
+            self.prompt_encoder = BertModel(
+                config.prompt_encoder_config, add_pooling_layer=config.prompt_encoder_pooler
+            )
             widths = [config.prompt_encoder_config.hidden_size, *cast("list[int]", config.gate_mlp_dims)]
             layers: list[nn.Module] = []
             for width_in, width_out in pairwise(widths):
@@ -98,9 +101,10 @@ class PromptGate(nn.Module):
         """Return one vector per prompt (`bert_pooling`)."""
         if prompt_attention_mask is None:
             prompt_attention_mask = torch.ones_like(prompt_input_ids)
-        states: Tensor = self.prompt_encoder(
-            input_ids=prompt_input_ids, attention_mask=prompt_attention_mask
-        ).last_hidden_state
+        output = self.prompt_encoder(input_ids=prompt_input_ids, attention_mask=prompt_attention_mask)
+        if self.bert_pooling == "pooler":
+            return cast(Tensor, output.pooler_output)
+        states: Tensor = output.last_hidden_state
         if self.bert_pooling == "cls":
             return states[:, 0]
         valid = prompt_attention_mask.unsqueeze(-1).to(states.dtype)
@@ -108,23 +112,28 @@ class PromptGate(nn.Module):
 
 
 class PromptConditionedLayerMixer(nn.Module):
-    """The trained parts that AF3 lacks, and the mixture: ``sum_l alpha_l Z_l`` (paper, section 5).
+    """The trained parts that the base lacks, and the mixture: ``sum_l alpha_l Z_l`` (paper, section 5).
 
     Its own forward returns the mixture that the language model receives; ``gate`` returns the weights. The projector
-    of the final stream is AF3's own and lives outside.
+    of the final stream is the base's own and lives outside.
 
     Parameters
     ----------
-    config : AudioFlamingo3PCLMConfig
-        Number of streams, projector form and gate.
+    config : PCLMConfig
+        Number of streams, and gate.
+    projector : callable
+        The base's kind of projector, made from the config; AF3's by default.
     """
 
-    def __init__(self, config: AudioFlamingo3PCLMConfig) -> None:
+    # Its streams are summed, so where a model is spread over devices all of it stays on one.
+    _no_split_modules = ("PromptConditionedLayerMixer",)
+
+    def __init__(
+        self, config: PCLMConfig, projector: Callable[[Any], nn.Module] = AudioFlamingo3MultiModalProjector
+    ) -> None:
         super().__init__()
         self.gate = PromptGate(config)
-        self.projectors = nn.ModuleList(
-            AudioFlamingo3MultiModalProjector(config) for _ in range(config.num_streams - 1)
-        )
+        self.projectors = nn.ModuleList(projector(config) for _ in range(config.num_streams - 1))
 
     def forward(
         self,
@@ -162,7 +171,7 @@ def pool_state(
 
     Parameters
     ----------
-    tower : AudioFlamingo3Encoder
+    tower : AudioFlamingo3Encoder or Qwen2AudioEncoder
         The audio tower.
     state : Tensor, shape (windows, positions, d_encoder)
         Output of one of its layers.

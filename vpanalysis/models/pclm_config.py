@@ -1,28 +1,31 @@
-"""The configuration of Audio Flamingo 3 with a layer mixer, with a field for everything that the release leaves open.
+"""The configuration of a layer mixer on a base model, with a field for everything that the releases leave open.
 
-Why it exists. The paper and the model card do not say how layers are numbered, whether an exposed layer is normed
+Why it exists. The paper and the model cards do not say how layers are numbered, whether an exposed layer is normed
 before its projector, in which order the gate's outputs come, which text the gate reads, or how BERT's states become one
 vector. A loader that guessed would be wrong without a sign of it.
 
-The idea. Each open question is a field, marked *(unknown)*, with the natural reading as its default. To find out what a
-checkpoint was trained with, load it under each reading and compare with the published numbers.
+The idea. Each open question is a field, marked *(unknown)*, with the natural reading as its default. What a checkpoint was
+trained with is found by `vpanalysis.calibrate`, from its answers under each reading. The fields are the same whatever
+the base is, so they and their checks are one class, `PCLMConfig`, and a base's configuration is that class with the
+base's own: Audio Flamingo 3 or Qwen2-Audio.
 
 Worked example::
 
     config = AudioFlamingo3PCLMConfig(expose_layers=[5, 15, 25, 30])
     config.stream_names          # ("encoder[4]", "encoder[14]", "encoder[24]", "encoder[29]", "tower")
-    AudioFlamingo3PCLMConfig(layer_index_convention="block_output_0based").stream_names[0]     # "encoder[5]"
+    Qwen2AudioPCLMConfig(layer_index_convention="block_output_0based").stream_names[0]         # "encoder[5]"
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
-from transformers import AudioFlamingo3Config, BertConfig
+from transformers import AudioFlamingo3Config, BertConfig, Qwen2AudioConfig
 
 from vpanalysis.errors import ModelError
 
-__all__ = ["PCLM_FIELDS", "AudioFlamingo3PCLMConfig"]
+__all__ = ["PCLM_FIELDS", "AudioFlamingo3PCLMConfig", "PCLMConfig", "Qwen2AudioPCLMConfig"]
 
 PCLM_FIELDS: tuple[str, ...] = (
     "expose_layers",
@@ -31,6 +34,7 @@ PCLM_FIELDS: tuple[str, ...] = (
     "gate_order",
     "gate_text",
     "bert_pooling",
+    "prompt_encoder_pooler",
     "gate_mode",
     "gate_weights",
     "stream_sources",
@@ -38,7 +42,7 @@ PCLM_FIELDS: tuple[str, ...] = (
     "gate_mlp_act",
     "prompt_encoder_config",
 )
-"""The fields that `AudioFlamingo3PCLMConfig` adds to AF3's."""
+"""The fields that `PCLMConfig` adds to a base's."""
 
 # BERT-small (google/bert_uncased_L-4_H-512_A-8), the size that the model card names.
 _BERT_SMALL = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 2048}
@@ -48,18 +52,19 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "mid_pool": ("avg_norm", "avg"),
     "gate_order": ("ascending_final_last", "final_first"),
     "gate_text": ("question", "question_options", "chat"),
-    "bert_pooling": ("cls", "mean"),
+    "bert_pooling": ("cls", "mean", "pooler"),
     "gate_mode": ("prompt", "static", "clamped"),
     "stream_sources": ("layers", "final"),
 }
 
 
-class AudioFlamingo3PCLMConfig(AudioFlamingo3Config):
-    """Configuration of AF3 with a prompt-conditioned layer mixer.
+# Hugging Face's configurations are dataclasses: only a dataclass hands its fields down to them.
+@dataclass(kw_only=True, repr=False, eq=False)
+class PCLMConfig:
+    """What a prompt-conditioned layer mixer adds to the configuration of its base.
 
-    The fields of `AudioFlamingo3Config`, and those below. Each marked *(unknown)* is something that neither the paper
-    nor the model card says; its default is the natural reading, and a checkpoint that was trained otherwise is loaded
-    by setting the field, not by changing code.
+    Each field marked *(unknown)* is something that neither the paper nor the model cards say; its default is the
+    natural reading, and a checkpoint that was trained otherwise is loaded by setting the field, not by changing code.
 
     Parameters
     ----------
@@ -77,8 +82,12 @@ class AudioFlamingo3PCLMConfig(AudioFlamingo3Config):
         the streams: exposed layers ascending, then final.
     gate_text : {"question", "question_options", "chat"}
         *(unknown)* Which text the gate reads: the question, the question with its options, or the whole chat prompt.
-    bert_pooling : {"cls", "mean"}
-        *(unknown)* How token states become one vector: the first token, or the mean over valid tokens.
+    bert_pooling : {"cls", "mean", "pooler"}
+        *(unknown)* How token states become one vector: the first token, the mean over valid tokens, or BERT's own
+        pooler, ``tanh(dense(first token))``.
+    prompt_encoder_pooler : bool
+        Whether the checkpoint holds the weights of BERT's pooler, ``prompt_encoder.pooler.*``, used or not;
+        ``bert_pooling="pooler"`` implies it.
     gate_mode : {"prompt", "static", "clamped"}
         ``"prompt"``: the paper's gate. ``"static"``: learned weights that no prompt changes, the control that the paper
         lacks. ``"clamped"``: fixed weights, from `gate_weights`.
@@ -99,14 +108,13 @@ class AudioFlamingo3PCLMConfig(AudioFlamingo3Config):
         If a field has a value that is not allowed.
     """
 
-    model_type = "audioflamingo3_pclm"
-
     expose_layers: list[int] | None = None
     layer_index_convention: str = "block_output_1based"
     mid_pool: str = "avg_norm"
     gate_order: str = "ascending_final_last"
     gate_text: str = "question"
     bert_pooling: str = "cls"
+    prompt_encoder_pooler: bool = False
     gate_mode: str = "prompt"
     gate_weights: list[float] | None = None
     stream_sources: str = "layers"
@@ -116,15 +124,17 @@ class AudioFlamingo3PCLMConfig(AudioFlamingo3Config):
     use_sound_pclm: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        layers = self.audio_config.num_hidden_layers
+        # The base's, which turns dictionaries into configurations.
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        layers = cast(Any, self).audio_config.num_hidden_layers
         if self.expose_layers is None:
             # Configs are also built without arguments, for whatever encoder is the default.
             self.expose_layers = [k for k in (5, 15, 25, 30) if k <= layers]
         self.expose_layers = [int(k) for k in self.expose_layers]
         self.gate_mlp_dims = [512] if self.gate_mlp_dims is None else [int(d) for d in self.gate_mlp_dims]
+        self.prompt_encoder_pooler = self.prompt_encoder_pooler or self.bert_pooling == "pooler"
         if self.gate_mode != "prompt":
-            self.prompt_encoder_config = None
+            self.prompt_encoder_config, self.prompt_encoder_pooler = None, False
         elif not isinstance(self.prompt_encoder_config, BertConfig):
             self.prompt_encoder_config = BertConfig(**{**_BERT_SMALL, **(self.prompt_encoder_config or {})})
         if self.gate_mode == "clamped" and self.gate_weights is None:
@@ -172,3 +182,15 @@ class AudioFlamingo3PCLMConfig(AudioFlamingo3Config):
             # Column names must differ, so the copies are numbered.
             return (*(f"tower#{i}" for i in range(self.num_streams - 1)), "tower")
         return (*(f"encoder[{i}]" for i in self.encoder_indices), "tower")
+
+
+class AudioFlamingo3PCLMConfig(PCLMConfig, AudioFlamingo3Config):
+    """Configuration of Audio Flamingo 3 with a layer mixer: the fields of `AudioFlamingo3Config` and `PCLMConfig`."""
+
+    model_type = "audioflamingo3_pclm"
+
+
+class Qwen2AudioPCLMConfig(PCLMConfig, Qwen2AudioConfig):
+    """Configuration of Qwen2-Audio with a layer mixer: the fields of `Qwen2AudioConfig` and `PCLMConfig`."""
+
+    model_type = "qwen2_audio_pclm"

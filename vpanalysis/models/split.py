@@ -15,9 +15,8 @@ The idea. A *part* is a folder with safetensors files and a ``config.json``::
     gate_tokenizer/                the prompt encoder's tokenizer, where it is not the language model's
     tokenizer.json, ...            tokenizer and processor files
 
-Names inside ``sound_pclm`` are ours, because those of the release are not public: a checkpoint with other names is
-refused with both lists, and read once `rename` says which is which. Prefixes that the original code leaves in file
-(``sound_tower.sound_tower.``, ``sound_mm_projector.`` ...) are dropped on reading.
+This is what `write_split` writes. What `read_split` reads may have other names inside, and other things in front of
+them: each tensor's place is inferred from its shape and from where it stands (`vpanalysis.models.checkpoint`).
 
 ``"parts": {"sound_tower": "../shared/sound_tower"}`` in ``config.json`` points to a folder elsewhere: relative, and
 within the folder that holds the checkpoint.
@@ -31,59 +30,25 @@ Worked example::
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AudioFlamingo3Config, AudioFlamingo3EncoderConfig, Qwen2Config
 
 from vpanalysis.errors import ModelError
-from vpanalysis.models.pclm_config import PCLM_FIELDS, AudioFlamingo3PCLMConfig
+from vpanalysis.models.checkpoint.assignment import resolve
+from vpanalysis.models.checkpoint.bases import places_of
+from vpanalysis.models.checkpoint.headers import read_inventory, read_json
+from vpanalysis.models.checkpoint.lazy import LazyTensor, read_tensor
+from vpanalysis.models.checkpoint.settings import is_split, parts_elsewhere
+from vpanalysis.models.checkpoint.writing import part_config, top_config, write_json
 
 __all__ = ["is_split", "part_folder", "parts_of", "read_config", "read_split", "write_split"]
 
-# Prefixes that checkpoints of the original code carry inside a part's files.
-_PREFIXES: dict[str, tuple[str, ...]] = {
-    "llm": ("llm.",),
-    "sound_tower": ("sound_tower.sound_tower.", "sound_tower.", "model."),
-    "sound_mm_projector": ("sound_mm_projector.", "model."),
-    "sound_mid_mm_projector": ("model.",),
-    "sound_pclm": ("sound_pclm.", "model."),
-}
-_PROJECTOR = {"linear_1": "layers.0", "linear_2": "layers.2"}
 _WEIGHTS = "model.safetensors"
-
-
-def is_split(folder: str | Path) -> bool:
-    """Return whether a folder is a checkpoint in the split layout."""
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        return False
-    return (folder / "llm").is_dir() or "llm" in _parts(_read_json(folder / "config.json"), folder)
-
-
-def _places(config: Any) -> dict[str, dict[str, str]]:
-    """Return, per part, from name prefixes inside the part to name prefixes in the model."""
-    places = {
-        "llm": {"model.": "model.language_model.", "lm_head.": "lm_head."},
-        "sound_tower": {"": "model.audio_tower."},
-        "sound_mm_projector": {
-            f"{theirs}.": f"model.multi_modal_projector.{ours}." for ours, theirs in _PROJECTOR.items()
-        },
-    }
-    if isinstance(config, AudioFlamingo3PCLMConfig):
-        for i, k in enumerate(cast("list[int]", config.expose_layers)):
-            places[f"sound_mid_mm_projector_{k}"] = {
-                f"{theirs}.": f"model.pclm.projectors.{i}.{ours}." for ours, theirs in _PROJECTOR.items()
-            }
-        places["sound_pclm"] = {"": "model.pclm.gate."}
-    return places
 
 
 def parts_of(model: nn.Module) -> dict[str, dict[str, Tensor]]:
@@ -91,12 +56,12 @@ def parts_of(model: nn.Module) -> dict[str, dict[str, Tensor]]:
 
     Parameters
     ----------
-    model : AudioFlamingo3ForConditionalGeneration or AudioFlamingo3PCLMForConditionalGeneration
-        Any AF3, with or without the mixer.
+    model : PreTrainedModel
+        Audio Flamingo 3 or Qwen2-Audio, with or without the mixer.
     """
     state = model.state_dict()
     parts: dict[str, dict[str, Tensor]] = {}
-    for part, prefixes in _places(model.config).items():
+    for part, prefixes in places_of(model.config).items():
         parts[part] = {
             inside + name.removeprefix(outside): tensor
             for inside, outside in prefixes.items()
@@ -118,9 +83,9 @@ def write_split(
 
     Parameters
     ----------
-    model : AudioFlamingo3ForConditionalGeneration or AudioFlamingo3PCLMForConditionalGeneration
-        What to write.
-    processor : AudioFlamingo3Processor
+    model : PreTrainedModel
+        What to write: Audio Flamingo 3 or Qwen2-Audio, with or without the mixer.
+    processor : ProcessorMixin
         Its tokenizer, feature extractor and chat template are written beside ``config.json``.
     folder : str or Path
         Created if it does not exist.
@@ -143,11 +108,10 @@ def write_split(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
-    content = config.to_dict()
-    content["use_sound_pclm"] = isinstance(config, AudioFlamingo3PCLMConfig)
+    content = top_config(config)
     if parts:
         content["parts"] = dict(parts)
-    places = _parts(content, folder)
+    places = parts_elsewhere(content, folder)
     for part, tensors in parts_of(model).items():
         tensors = {name: _as(tensor, dtype) for name, tensor in tensors.items()}
         place = places.get(part, folder / part)
@@ -156,10 +120,10 @@ def write_split(
             continue
         place.mkdir(parents=True, exist_ok=True)
         save_file(tensors, place / _WEIGHTS, metadata={"format": "pt"})
-        _write_json(place / "config.json", _part_config(part, config))
+        write_json(place / "config.json", part_config(part, config))
     processor.save_pretrained(str(folder))
     # Last, because a folder without it is no checkpoint.
-    _write_json(folder / "config.json", content)
+    write_json(folder / "config.json", content)
     return folder
 
 
@@ -170,23 +134,11 @@ def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.clone().contiguous()
 
 
-def _part_config(part: str, config: Any) -> dict[str, Any]:
-    if part == "llm":
-        return {**config.text_config.to_dict(), "architectures": ["Qwen2ForCausalLM"]}
-    if part == "sound_tower":
-        return cast("dict[str, Any]", config.audio_config.to_dict())
-    if part == "sound_pclm":
-        encoder = config.prompt_encoder_config
-        return {
-            "gate_mode": config.gate_mode,
-            "prompt_encoder_config": None if encoder is None else encoder.to_dict(),
-            "gate_mlp_dims": config.gate_mlp_dims,
-        }
-    return {"projector_hidden_act": config.projector_hidden_act, "projector_bias": config.projector_bias}
-
-
 def _check_same(part: str, place: Path, tensors: dict[str, Tensor]) -> None:
-    there = _read_tensors(place, part)
+    inventory = read_inventory(place, recursive=False)
+    if inventory.problems:
+        raise ModelError(f"cannot share the part {part!r}", found="; ".join(inventory.problems))
+    there = {record.name: read_tensor(record) for record in inventory.tensors}
     differing = sorted(
         name
         for name in there.keys() | tensors.keys()
@@ -204,62 +156,32 @@ def read_config(folder: str | Path, **overrides: Any) -> Any:
     """Read the configuration of a split checkpoint, ours or a released one.
 
     A released ``config.json`` has no `text_config` and `audio_config`; they are read from ``llm/`` and
-    ``sound_tower/``, and its PCLM fields are taken over by name.
+    ``sound_tower/``, and its PCLM fields are taken over by name. Sizes of the gate that no file states are read from
+    the shapes of its tensors.
 
     Parameters
     ----------
     folder : str or Path
         The checkpoint.
     **overrides
-        Fields of `AudioFlamingo3PCLMConfig` to set otherwise than in file.
+        Fields of `PCLMConfig` to set otherwise than in file.
 
     Returns
     -------
-    AudioFlamingo3Config or AudioFlamingo3PCLMConfig
+    PreTrainedConfig
         With the mixer where ``use_sound_pclm`` is true.
 
     Raises
     ------
     ModelError
-        If a file is missing or a field is not allowed.
+        If a file is missing, a field is not allowed, or the tensors do not fit.
     """
-    folder = Path(folder)
-    raw = _read_json(folder / "config.json")
-    places = _parts(raw, folder)
-    text: Any = raw.get("text_config") or raw.get("llm_cfg")
-    audio: Any = raw.get("audio_config") or raw.get("sound_tower_cfg")
-    # In released files these may be paths instead of dictionaries.
-    if not _has_sizes(text):
-        text = _read_json(places.get("llm", folder / "llm") / "config.json")
-    if not _has_sizes(audio):
-        audio = _read_json(places.get("sound_tower", folder / "sound_tower") / "config.json")
-    fields: dict[str, Any] = {
-        "text_config": Qwen2Config(**_plain(text)),
-        "audio_config": AudioFlamingo3EncoderConfig(**_plain(audio)),
-    }
-    for name in ("audio_token_id", "projector_hidden_act", "projector_bias"):
-        if name in raw:
-            fields[name] = raw[name]
-    if "audio_token_id" not in raw:
-        fields["audio_token_id"] = _audio_token_id(folder)
-    if not raw.get("use_sound_pclm", raw.get("model_type") == AudioFlamingo3PCLMConfig.model_type):
-        if overrides:
-            raise ModelError(
-                f"cannot set {sorted(overrides)} of {str(folder)!r}", found="a checkpoint without a layer mixer"
-            )
-        return AudioFlamingo3Config(**fields)
-    part = places.get("sound_pclm", folder / "sound_pclm") / "config.json"
-    inner = _read_json(part) if part.is_file() else {}
-    known = {name: source[name] for source in (inner, raw, overrides) for name in PCLM_FIELDS if name in source}
-    unknown = sorted(set(overrides) - set(PCLM_FIELDS))
-    if unknown:
-        raise ModelError("cannot set a PCLM config field", found=repr(unknown[0]), allowed=PCLM_FIELDS, word=unknown[0])
-    return AudioFlamingo3PCLMConfig(**fields, **known)
+    return read_split(folder, **overrides)[0]
 
 
 def read_split(
     folder: str | Path, *, rename: Mapping[str, str] | None = None, **overrides: Any
-) -> tuple[Any, dict[str, Tensor]]:
+) -> tuple[Any, dict[str, LazyTensor]]:
     """Read a checkpoint in the split layout.
 
     Parameters
@@ -267,140 +189,29 @@ def read_split(
     folder : str or Path
         The checkpoint.
     rename : mapping of str to str, optional
-        For files whose tensors have other names: from the beginning of a name, ``"part/name"``, to what replaces it,
-        such as ``{"sound_pclm/bert.": "prompt_encoder."}``.
+        For files whose tensors cannot be told apart by their structure: from the beginning of a tensor's key,
+        ``"folder/name"``, to what replaces it, such as ``{"sound_pclm/bert.": "prompt_encoder."}``.
     **overrides
-        Fields of `AudioFlamingo3PCLMConfig` to set otherwise than in file.
+        Fields of `PCLMConfig` to set otherwise than in file.
 
     Returns
     -------
-    config : AudioFlamingo3Config or AudioFlamingo3PCLMConfig
+    config : PreTrainedConfig
         For the model class of `vpanalysis.models.families`.
-    state : dict of str to Tensor
-        Its state dictionary, in the dtype on disk.
+    state : dict of str to LazyTensor
+        Its state dictionary; ``state[name][...]`` reads a tensor, in its dtype on disk.
 
     Raises
     ------
     ModelError
-        If a part or a file is missing or unreadable.
+        If a file is missing or damaged, or tensors are missing, surplus or of the wrong shape.
     """
-    folder = Path(folder)
-    config = read_config(folder, **overrides)
-    places = _parts(_read_json(folder / "config.json"), folder)
-    state: dict[str, Tensor] = {}
-    for part, prefixes in _places(config).items():
-        tensors = _read_tensors(places.get(part, folder / part), part, rename)
-        if part == "llm" and "lm_head.weight" not in tensors and config.text_config.tie_word_embeddings:
-            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-        for name, tensor in tensors.items():
-            for inside, outside in prefixes.items():
-                if name.startswith(inside):
-                    state[outside + name.removeprefix(inside)] = tensor
-                    break
-            else:
-                state[f"{part}/{name}"] = tensor
-    return config, state
+    found = resolve(folder, rename=rename, overrides=overrides)
+    found.require(f"cannot load the model {str(folder)!r}")
+    return found.config, found.state()
 
 
 def part_folder(folder: str | Path, part: str) -> Path:
     """Return where a part of a split checkpoint lies."""
     folder = Path(folder)
-    return _parts(_read_json(folder / "config.json"), folder).get(part, folder / part)
-
-
-def _parts(content: Mapping[str, Any], folder: Path) -> dict[str, Path]:
-    """Return the folders of the parts that lie elsewhere, checked."""
-    places: dict[str, Path] = {}
-    for part, place in (content.get("parts") or {}).items():
-        # Only as far as the folder that holds the checkpoint: a downloaded config must not reach anything else.
-        root = Path(os.path.abspath(folder.parent))
-        target = Path(os.path.abspath(folder / str(place)))
-        if not isinstance(place, str) or os.path.isabs(place) or root not in target.parents:
-            raise ModelError(
-                f"cannot use the part {part!r} of {str(folder)!r}",
-                found=repr(place),
-                allowed=f"a relative path within {str(root)!r}",
-            )
-        places[part] = target
-    return places
-
-
-def _read_tensors(place: Path, part: str, rename: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-    if not place.is_dir():
-        raise ModelError(
-            f"cannot read the part {part!r}", found=f"no folder {str(place)!r}", allowed="a folder with safetensors"
-        )
-    files = sorted(place.glob("*.safetensors"))
-    if not files:
-        raise ModelError(
-            f"cannot read the part {part!r}",
-            found=f"no safetensors file in {str(place)!r}",
-            fix="other weight formats may run code when loaded and are not read",
-        )
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            loaded = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"cannot read {str(file)!r}", found=f"a damaged file ({error})") from error
-        for name, tensor in loaded.items():
-            tensors[_inside(name, part, rename)] = tensor
-    return tensors
-
-
-def _inside(name: str, part: str, rename: Mapping[str, str] | None) -> str:
-    """Return the name of a tensor inside its part, without what the original code leaves before it."""
-    kind = "sound_mid_mm_projector" if part.startswith("sound_mid_mm_projector") else part
-    # The longest first: one is the beginning of another.
-    prefixes = sorted({f"{part}.", *_PREFIXES.get(kind, ())}, key=len, reverse=True)
-    for prefix in prefixes:
-        # `model.` begins every name of the language model, and is part of it there.
-        if name.startswith(prefix) and not (part == "llm" and prefix == "model."):
-            name = name.removeprefix(prefix)
-            break
-    if kind in ("sound_mm_projector", "sound_mid_mm_projector"):
-        for ours, theirs in _PROJECTOR.items():
-            name = name.replace(f"{ours}.", f"{theirs}.") if name.startswith(f"{ours}.") else name
-    for begin, replacement in (rename or {}).items():
-        if f"{part}/{name}".startswith(begin):
-            return replacement + f"{part}/{name}".removeprefix(begin)
-    return name
-
-
-def _audio_token_id(folder: Path) -> int:
-    from transformers import AutoTokenizer
-
-    for place in (folder, folder / "llm"):
-        if any((place / file).is_file() for file in ("tokenizer.json", "vocab.json", "tokenizer_config.json")):
-            tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)
-            token = tokenizer.convert_tokens_to_ids("<sound>")
-            if token is not None and token != tokenizer.unk_token_id:
-                return int(token)
-    raise ModelError(
-        f"cannot find the audio placeholder of {str(folder)!r}",
-        found="no 'audio_token_id' in config.json and no '<sound>' in the tokenizer",
-    )
-
-
-def _has_sizes(config: Any) -> bool:
-    return isinstance(config, dict) and ("hidden_size" in config or "d_model" in config)
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("model_type", "architectures", "_name_or_path")}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError("cannot read a checkpoint", found=f"no file {str(path)!r}") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {str(path)!r}", found=f"no JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"cannot read {str(path)!r}", found=type(content).__name__, allowed="an object")
-    return content
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    return parts_elsewhere(read_json(folder / "config.json"), folder).get(part, folder / part)

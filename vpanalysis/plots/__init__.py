@@ -9,6 +9,7 @@ that its layer profile was planted.
 >>> ax.figure.savefig("age.pdf")                                         # doctest: +SKIP
 """
 
+from vpanalysis.plots.calibration import calibration_forest
 from vpanalysis.plots.gates import gate_table, gate_variation, gate_weights
 from vpanalysis.plots.layers import layer_curves, layer_grid
 from vpanalysis.plots.maps import layer_overview
@@ -17,6 +18,7 @@ from vpanalysis.plots.style import short_task, theme
 
 __all__ = [
     "acc_vs_ala",
+    "calibration_forest",
     "gate_table",
     "gate_variation",
     "gate_weights",
