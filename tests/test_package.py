@@ -169,14 +169,20 @@ def test_the_readme_speaks_of_what_exists() -> None:
     from vpanalysis.organism import CHECKPOINTS
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in ("load_benchmark", "load_model", "run", "open_run", "score", "compare", "probe_layers"):
+    for name in (
+        "load_benchmark", "load_model", "verify", "calibrate", "convert", "trim_report", "register_family", "run",
+        "open_run", "score", "compare", "probe_layers",
+    ):  # fmt: skip
         assert f"| `{name}(" in text
         assert name in vpanalysis.__all__
     for name in CHECKPOINTS:
         assert f"| `{name}`" in text
     tree = text.split("\n```\nvpanalysis/\n", 1)[1].split("```", 1)[0]
-    for name in re.findall(r"^ {2,4}([a-z]+(?:\.py|/))", tree, flags=re.MULTILINE):
-        assert (PACKAGE / name).exists() or (PACKAGE / "benchmark" / name).exists(), name
+    folder = PACKAGE
+    for indent, name in re.findall(r"^( {2,4})([a-z]+(?:\.py|/))", tree, flags=re.MULTILINE):
+        # A line that is indented further lies in the folder above it.
+        assert ((PACKAGE if len(indent) == 2 else folder) / name).exists(), name
+        folder = PACKAGE / name if len(indent) == 2 else folder
 
 
 def test_the_ci_script_is_a_script() -> None:
