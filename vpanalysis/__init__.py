@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from vpanalysis.calibration import Calibration as Calibration
     from vpanalysis.calibration import calibrate as calibrate
     from vpanalysis.errors import VPError as VPError
-    from vpanalysis.models.facade import AudioLLM as AudioLLM
     from vpanalysis.models.checkpoint.conversion import convert as convert
     from vpanalysis.models.checkpoint.verification import verify as verify
+    from vpanalysis.models.facade import AudioLLM as AudioLLM
     from vpanalysis.models.families import Family as Family
     from vpanalysis.models.families import register_family as register_family
     from vpanalysis.models.loading import load_model as load_model

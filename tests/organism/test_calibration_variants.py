@@ -166,14 +166,14 @@ def test_middle_layers_without_the_norm(variant: Any, items: list[Any], bench: A
         if isinstance(module, torch.nn.Linear):
             module.reset_parameters()
     fine_tune(llm, items, language=3e-4, projectors=2e-3, gate=1e-3, steps=300)
-    assert said(llm, bench, "mid_pool", 400).decided == {"mid_pool": "avg"}
+    assert said(llm, bench, "mid_pool", 800).decided == {"mid_pool": "avg"}
 
 
 def test_bert_read_at_its_first_token(variant: Any, items: list[Any], bench: Any) -> None:
     llm = variant(bert_pooling="cls")
     renew_gate(llm)
     fine_tune(llm, items, language=3e-4, projectors=1e-3, gate=2e-3, steps=300)
-    assert said(llm, bench, "bert_pooling", 400).decided == {"bert_pooling": "cls"}
+    assert said(llm, bench, "bert_pooling", 800).decided == {"bert_pooling": "cls"}
 
 
 @pytest.mark.parametrize("text", ["question_options", "chat"])
@@ -196,6 +196,8 @@ def test_a_gate_that_does_not_care_is_not_decided(
 
 def test_the_bundled_checkpoint_needs_more_items_for_its_gate(bench: Any) -> None:
     """200 items do not decide which text mini-pclm-dpo's gate reads; 1000 do."""
-    few, many = (vp.calibrate("mini", bench, limit=n, conventions=["gate_text"], save=False) for n in (100, 1000))
+    few, many = (
+        vp.calibrate("mini", bench, limit=n, conventions=["gate_text"], save=False, progress=False) for n in (100, 1000)
+    )
     assert few.decided == {} and many.decided == {"gate_text": "question"}
     assert np.ptp(many.comparisons[["low", "high"]].iloc[0]) < np.ptp(few.comparisons[["low", "high"]].iloc[0])
