@@ -254,7 +254,9 @@ def bytes_in(folder: Path) -> int:
 
 def headline(script: str, arguments: Sequence[str], device: str) -> str:
     """Return what a dated result begins with: the command, and what it ran on."""
-    command = shlex.join(["python", f"benchmarks/{Path(script).name}", *arguments])
+    # Where the numbers are also written is no part of what was measured.
+    shown = [a for a, before in zip(arguments, ["", *arguments], strict=False) if "--json" not in (a, before)]
+    command = shlex.join(["python", f"benchmarks/{Path(script).name}", *shown])
     where = f"{os.cpu_count()} shared {platform.machine()} cores, {torch.get_num_threads()} thread(s)"
     if device.startswith("cuda"):
         where = f"{torch.cuda.get_device_name(0)}, {where}"

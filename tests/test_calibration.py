@@ -291,6 +291,7 @@ def test_bundled_and_read_only_checkpoints_keep_theirs_in_the_cache(
     assert found.path == own_cache / "calibrations" / f"{found.fingerprint}.json"
     loaded = vp.load_model("mini")
     assert loaded.calibration is not None and loaded.calibration["created"] == found.created
+    assert "read as  calibrated on" in repr(loaded) and "24 items left out of scores" in repr(loaded)
     # Its config states everything, so nothing changes but the items that scores leave out.
     assert live_conventions(loaded) == live_conventions(vp.load_model("mini", calibration=False))
     folder = resaved(tmp_path / "copy")

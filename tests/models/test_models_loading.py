@@ -133,3 +133,42 @@ def test_incomplete_hugging_face_folder_is_refused(tiny, tmp_path):
 def test_importing_the_package_loads_no_torch():
     code = "import sys, vpanalysis.models; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_released_prompt_encoder_without_tokenizer_is_given_that_of_its_vocabulary(tiny, tmp_path, monkeypatch):
+    from vpanalysis.models import loading
+
+    bert = {**tiny.config().prompt_encoder_config.to_dict(), "vocab_size": 40}
+    model = tiny.pclm(prompt_encoder_config=bert)
+    write_split(model, tiny.processor, tmp_path / "released")
+    words = len(tiny.processor.tokenizer)
+    assert words > 40
+    monkeypatch.setattr(loading, "BERT_VOCABULARY", 40)
+    own = loading._tokenizer
+    asked = []
+
+    class Small:
+        """Stands for the published tokenizer."""
+
+        def __len__(self):
+            return 40
+
+    def fetch(source):
+        if source == loading.BERT_TOKENIZER:
+            asked.append(source)
+            return Small()
+        return own(source)
+
+    monkeypatch.setattr(loading, "_tokenizer", fetch)
+    with pytest.warns(UserWarning, match=r"not in the checkpoint; took that of google/bert_uncased_L-4_H-512_A-8"):
+        llm = loading.load_model(tmp_path / "released", check=False)
+    assert asked and isinstance(llm.gate_tokenizer, Small)
+
+    def offline(source):
+        if source == loading.BERT_TOKENIZER:
+            raise OSError("offline")
+        return own(source)
+
+    monkeypatch.setattr(loading, "_tokenizer", offline)
+    with pytest.raises(ModelError, match=r"gate_tokenizer, such as 'google/bert_uncased"):
+        loading.load_model(tmp_path / "released", check=False)

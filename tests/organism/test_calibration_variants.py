@@ -195,7 +195,7 @@ def test_a_gate_that_does_not_care_is_not_decided(
 
 
 def test_the_bundled_checkpoint_needs_more_items_for_its_gate(bench: Any) -> None:
-    """200 items do not decide which text mini-pclm-dpo's gate reads; 1000 do."""
+    """100 items do not decide which text mini-pclm-dpo's gate reads; 1000 do."""
     few, many = (
         vp.calibrate("mini", bench, limit=n, conventions=["gate_text"], save=False, progress=False) for n in (100, 1000)
     )

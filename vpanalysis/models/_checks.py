@@ -41,7 +41,7 @@ def check_parts(llm: AudioLLM) -> None:
             f"cannot tokenize the gate's text for {llm.name!r}",
             found=f"a tokenizer of {len(llm.gate_tokenizer)} tokens",
             allowed=f"at most {encoder.vocab_size}, the prompt encoder's vocabulary",
-            fix="pass the prompt encoder's own tokenizer as gate_tokenizer",
+            fix="pass the prompt encoder's own as gate_tokenizer, such as 'google/bert_uncased_L-4_H-512_A-8'",
         )
 
 

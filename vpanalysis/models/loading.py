@@ -18,6 +18,7 @@ Worked example::
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -39,6 +40,12 @@ from vpanalysis.models.families import Family, family_of
 from vpanalysis.models.pclm_config import PCLM_FIELDS
 
 __all__ = ["checkpoint_folder", "load_model", "organism_folder"]
+
+BERT_TOKENIZER = "google/bert_uncased_L-4_H-512_A-8"
+"""Where the vocabulary of the small uncased BERTs is published; all sizes share it."""
+
+BERT_VOCABULARY = 30_522
+"""Its size."""
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -105,7 +112,8 @@ def load_model(
     pclm : mapping, optional
         Fields of `AudioFlamingo3PCLMConfig` to set otherwise than the checkpoint does.
     gate_tokenizer : str or PreTrainedTokenizerBase, optional
-        The prompt encoder's tokenizer, for checkpoints that come without it.
+        The prompt encoder's tokenizer, for checkpoints that come without it. A prompt encoder with the vocabulary of
+        the uncased BERTs is given theirs, from the Hub and with a warning.
     rename : mapping of str to str, optional
         Names of tensors in a split checkpoint; see `vpanalysis.models.split.read_split`.
     name : str, optional
@@ -144,6 +152,7 @@ def load_model(
         place = folder or source_name
         processor = _load_processor(place, model, revision)
         tokenizer = _tokenizer(gate_tokenizer) or _stored_gate_tokenizer(folder, processor)
+        tokenizer = tokenizer or _usual_gate_tokenizer(source_name, model, processor)
     label = name or (DEFAULT if source_name == "mini" else Path(source_name).name)
     llm = AudioLLM(
         model, processor, name=label, gate_tokenizer=tokenizer, source=source_name, revision=revision, trim=trim,
@@ -412,6 +421,24 @@ def _stored_gate_tokenizer(folder: Path | None, processor: Any) -> Any:
         if any((place / file).is_file() for file in ("tokenizer.json", "vocab.txt")):
             return _tokenizer(str(place))
     return None
+
+
+def _usual_gate_tokenizer(label: str, model: Any, processor: Any) -> Any:
+    """Return the tokenizer that BERTs of this vocabulary share, where a checkpoint comes without one."""
+    encoder = getattr(model.config, "prompt_encoder_config", None)
+    known = getattr(processor, "gate_tokenizer", None) or getattr(processor, "tokenizer", None)
+    if encoder is None or encoder.vocab_size != BERT_VOCABULARY or known is None or len(known) <= BERT_VOCABULARY:
+        return None
+    try:
+        found = _tokenizer(BERT_TOKENIZER)
+    except (OSError, ValueError):
+        return None  # offline: the check of the parts says what is needed
+    warnings.warn(
+        f"{label}: the prompt encoder's tokenizer is not in the checkpoint; took that of {BERT_TOKENIZER}, whose "
+        f"vocabulary has the same {BERT_VOCABULARY} tokens (pass gate_tokenizer to choose another)",
+        stacklevel=3,
+    )
+    return found
 
 
 def _tokenizer(source: Any) -> Any:

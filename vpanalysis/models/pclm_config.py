@@ -4,10 +4,10 @@ Why it exists. The paper and the model cards do not say how layers are numbered,
 before its projector, in which order the gate's outputs come, which text the gate reads, or how BERT's states become one
 vector. A loader that guessed would be wrong without a sign of it.
 
-The idea. Each open question is a field, marked *(unknown)*, with the natural reading as its default. What a checkpoint was
-trained with is found by `vpanalysis.calibrate`, from its answers under each reading. The fields are the same whatever
-the base is, so they and their checks are one class, `PCLMConfig`, and a base's configuration is that class with the
-base's own: Audio Flamingo 3 or Qwen2-Audio.
+The idea. Each open question is a field, marked *(unknown)*, with the natural reading as its default. What a checkpoint
+was trained with is found by `vpanalysis.calibrate`, from its answers under each reading. The fields are the same
+whatever the base is, so they and their checks are one class, `PCLMConfig`, and a base's configuration is that class with
+the base's own: Audio Flamingo 3 or Qwen2-Audio.
 
 Worked example::
 

@@ -43,6 +43,7 @@ CANDIDATES: dict[str, tuple[tuple[str, ...], str, str | None]] = {
 _PROMPT_ONLY = ("gate_text", "bert_pooling", "gate_mlp_act")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 # Published BERTs of the size that the model card names.
+_UNCASED = 30_522
 _TOKENIZERS = ("google/bert_uncased_L-4_H-512_A-8", "prajjwal1/bert-small")
 
 
@@ -83,7 +84,9 @@ def open_questions(settings: Settings, config: Any) -> list[Assumption]:
     if prompted and not _has_tokenizer(settings, config):
         words = config.prompt_encoder_config.vocab_size
         why = f"the checkpoint holds no tokenizer of the prompt encoder, whose vocabulary has {words} entries"
-        questions.append(Assumption("gate_tokenizer", "none", _TOKENIZERS, why, "pass gate_tokenizer= to load_model"))
+        # The vocabulary of the uncased BERTs is one and public; load_model takes it from the Hub.
+        taken = _TOKENIZERS[0] if words == _UNCASED else "none"
+        questions.append(Assumption("gate_tokenizer", taken, _TOKENIZERS, why, "pass gate_tokenizer= to load_model"))
     return questions
 
 

@@ -130,7 +130,8 @@ class Verification:
         """The answer in a sentence."""
         if not self.ok:
             return f"{self.source} would not load: {'; '.join(self.problems)}"
-        needed = ", given its gate_tokenizer" if any(a.subject == "gate_tokenizer" for a in self.assumptions) else ""
+        lacking = any(a.subject == "gate_tokenizer" and a.value == "none" for a in self.assumptions)
+        needed = ", given its gate_tokenizer" if lacking else ""
         count = len(self.assumptions)
         more = f", on {count} open assumption{'s' if count > 1 else ''}" if count else ", nothing assumed"
         return f"{self.source} would load as {self.title}{needed}{more}"
