@@ -6,8 +6,8 @@ vector. A loader that guessed would be wrong without a sign of it.
 
 The idea. Each open question is a field, marked *(unknown)*, with the natural reading as its default. What a checkpoint
 was trained with is found by `vpanalysis.calibrate`, from its answers under each reading. The fields are the same
-whatever the base is, so they and their checks are one class, `PCLMConfig`, and a base's configuration is that class with
-the base's own: Audio Flamingo 3 or Qwen2-Audio.
+whatever the base is, so they and their checks are one class, `PCLMConfig`, and a base's configuration is that class
+with the base's own: Audio Flamingo 3 or Qwen2-Audio.
 
 Worked example::
 
