@@ -39,11 +39,9 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from vpanalysis.errors import RunError
 
-__all__ = [
-    "GROUPINGS", "Fold", "group_ids", "independence_weights", "independent_sets", "make_folds", "mutual_information",
-]  # fmt: skip
+__all__ = ["GROUPINGS", "Fold", "group_ids", "independence_weights", "make_folds", "mutual_information"]
 
-GROUPINGS = ("auto", "speaker", "script", "both")
+GROUPINGS = ("speaker", "script", "both")
 """Accepted values of ``group_by``."""
 
 IntArray = NDArray[np.int64]
@@ -211,35 +209,6 @@ def independence_weights(truth: NDArray[np.str_], words: NDArray[np.str_], rows:
     return weights
 
 
-def independent_sets(truth: IntArray, words: IntArray, rows: IntArray | None = None) -> FloatArray:
-    """Return :func:`independence_weights` of many label sets at once.
-
-    Parameters
-    ----------
-    truth, words : array, shape (set, item), int64
-        Class numbers from 0.
-    rows : array, shape (row,), int64, optional
-        As in :func:`independence_weights`; all items by default.
-
-    Returns
-    -------
-    array, shape (set, item) or (set, row), float64
-    """
-    sets, t_size, w_size = len(truth), int(truth.max()) + 1, int(words.max()) + 1
-
-    def counted(codes: IntArray, size: int) -> FloatArray:
-        at = codes + size * np.arange(sets)[:, None]
-        return np.bincount(at.ravel(), minlength=sets * size).reshape(sets, size).astype(np.float64)
-
-    wanted = counted(truth, t_size)[:, :, None] * counted(words, w_size)[:, None, :]
-    t, w = (truth, words) if rows is None else (truth[:, rows], words[:, rows])
-    pair = t * w_size + w
-    joint = counted(pair, t_size * w_size)
-    ratio = np.divide(wanted.reshape(sets, -1), joint, out=np.zeros_like(joint), where=joint > 0)
-    weights: FloatArray = np.take_along_axis(ratio, pair, axis=1)
-    return weights / weights.mean(axis=1, keepdims=True)
-
-
 def mutual_information(truth: NDArray[np.str_], words: NDArray[np.str_], weights: FloatArray) -> float:
     """Return the mutual information of truth and words under `weights`, in nats (plug-in estimate)."""
     t = np.unique(truth, return_inverse=True)[1]
@@ -253,9 +222,7 @@ def mutual_information(truth: NDArray[np.str_], words: NDArray[np.str_], weights
 
 
 def check_grouping(group_by: str) -> tuple[str, ...]:
-    """Return the columns that `group_by` stands for ("auto": none yet); :class:`RunError` for an unknown word."""
+    """Return the columns that `group_by` stands for; :class:`RunError` for an unknown word."""
     if group_by not in GROUPINGS:
         raise RunError("cannot group the folds", found=f"group_by={group_by!r}", allowed=GROUPINGS, word=group_by)
-    if group_by == "auto":
-        return ()
     return ("speaker", "script") if group_by == "both" else (group_by,)
