@@ -193,7 +193,7 @@ def test_the_encoder_runs_once_a_clip_and_the_model_is_as_before(bench: Any) -> 
     handle = llm.module_of("tower").register_forward_hook(lambda _m, _a, out: calls.append(out[0].shape[0]))
     quiet(llm, bench, limit=24, batch_size=8, save=False, conventions=["layer_index_convention", "mid_pool"])
     handle.remove()
-    assert calls == [8, 8, 8]
+    assert sum(calls) == 24
     assert live_conventions(llm) == before and llm.encoder_sha == sha and llm.calibration is None
     assert not any(module._forward_hooks for module in llm.model.modules())
 

@@ -204,6 +204,12 @@ def _heard(llm: AudioLLM, item: Item, failed: dict[str, str]) -> Any:
     return wave
 
 
+def _rows(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the states of consecutive clips, which were run in parts of unequal length, as rows of one tensor."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+
+
 class _Block:
     """A batch of items, encoded once, to be asked under one reading after the other."""
 
@@ -225,7 +231,11 @@ class _Block:
         tower = llm.family.find(llm.model, llm.family.tower)
         with torch.no_grad(), llm.capturing(sorted(exposed)) as raw:
             self.clips = llm.encode(waves, ["tower"])
-            self.pooled = {(name, how): pool_state(tower, raw[name][0], how) for name in exposed for how in pools}
+            self.pooled = {
+                (name, how): _rows([pool_state(tower, part, how) for part in raw[name]])
+                for name in exposed
+                for how in pools
+            }
         self.batches = {}
         for text in dict.fromkeys(reading["gate_text"] for reading in readings):
             with reading_as(llm, {"gate_text": text}):

@@ -142,3 +142,18 @@ def test_the_tower_is_back_after_a_failing_replay(stock, items, waves):
     assert stock.model.model.audio_tower is tower
     with pytest.raises(ModelError, match="cannot use encoded clips"):
         stock.forward(stock.prepare(items, waves, DEFAULT_PROMPT), clips[::-1])
+
+
+def test_short_clips_are_not_padded_to_the_longest_of_their_batch(tiny, items):
+    rng = np.random.default_rng(3)
+    clips = [rng.standard_normal(int(16_000 * s)).astype(np.float32) for s in (0.3, 0.32, 1.0, 1.9)]
+    llm, stock = tiny.llm(tiny.stock()), tiny.llm(tiny.stock(), trim=False)
+    rows = shapes(llm, lambda: llm.encode(clips))
+    assert rows == sorted(rows) and len(rows) == 3 and shapes(stock, lambda: stock.encode(clips)) == [100]
+    for together, alone, clip in zip(llm.encode(clips), stock.encode(clips), clips, strict=True):
+        assert together.windows == alone.windows and together.samples == len(clip)
+        torch.testing.assert_close(together.streams["tower"], alone.streams["tower"], atol=1e-5, rtol=0)
+    chosen = items[:4]
+    a = llm.forward(llm.prepare(chosen, None, DEFAULT_PROMPT, encoded=llm.encode(clips)))
+    b = stock.forward(stock.prepare(chosen, None, DEFAULT_PROMPT, encoded=stock.encode(clips)))
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=0)

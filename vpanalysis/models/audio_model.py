@@ -37,6 +37,9 @@ from vpanalysis.models.split import parts_of
 
 __all__ = ["AudioModel"]
 
+_ALIKE = 1.25
+"""How much longer than the shortest the longest clip of a batch of the encoder may be."""
+
 
 class AudioModel:
     """A loaded model as far as it hears.
@@ -247,6 +250,29 @@ class AudioModel:
                 raise ModelError(
                     "cannot keep a stream of the encoder", found=repr(name), allowed=["tower", *layers], word=name
                 )
+        clips: list[EncodedClip] = []
+        for start, stop in self._alike(waves):
+            clips += self._encode(waves[start:stop], names, layers)
+        return clips
+
+    def _alike(self, waves: Sequence[Wave]) -> list[tuple[int, int]]:
+        """Return ranges of consecutive clips of about one length, which are run together.
+
+        Where silence is left out, a batch is as long as its longest clip; what the shorter ones are padded with is
+        work on silence again. Clips stay in order, so that whoever records them sees consecutive rows.
+        """
+        if not self.frontend.trim or self.frontend.flat or not waves:
+            return [(0, len(waves))]
+        lengths = [max(clip) for clip in self.layout(waves).positions]
+        ranges, start = [], 0
+        for stop in range(1, len(lengths) + 1):
+            part = lengths[start : stop + 1]
+            if stop == len(lengths) or max(part) > _ALIKE * min(part):
+                ranges.append((start, stop))
+                start = stop
+        return ranges
+
+    def _encode(self, waves: Sequence[Wave], names: Sequence[str], layers: Mapping[str, int]) -> list[EncodedClip]:
         inputs, layout = self._features(waves, short=True)
         encoder = cast(nn.ModuleList, self.family.find(self.model, self.family.encoder_layers))
         exposed = sorted((name for name in names if name != "tower"), key=layers.__getitem__)
