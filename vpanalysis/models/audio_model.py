@@ -37,8 +37,11 @@ from vpanalysis.models.split import parts_of
 
 __all__ = ["AudioModel"]
 
-_ALIKE = 1.25
-"""How much longer than the shortest the longest clip of a batch of the encoder may be."""
+_ALIKE, _ALIKE_ON_CPU = 1.5, 1.1
+"""How much longer than the shortest the longest clip of a batch of the encoder may be.
+
+A processor gains nothing from large batches; an accelerator needs some work to be busy, and pays in padding for it.
+"""
 
 
 class AudioModel:
@@ -264,10 +267,11 @@ class AudioModel:
         if not self.frontend.trim or self.frontend.flat or not waves:
             return [(0, len(waves))]
         lengths = [max(clip) for clip in self.layout(waves).positions]
+        most = _ALIKE_ON_CPU if self.device.type == "cpu" else _ALIKE
         ranges, start = [], 0
         for stop in range(1, len(lengths) + 1):
             part = lengths[start : stop + 1]
-            if stop == len(lengths) or max(part) > _ALIKE * min(part):
+            if stop == len(lengths) or max(part) > most * min(part):
                 ranges.append((start, stop))
                 start = stop
         return ranges

@@ -33,8 +33,8 @@ from vpanalysis.models.processing import count_windows
 
 __all__ = ["BUCKET", "WindowFrontend", "short_positions"]
 
-BUCKET = 32
-"""Trimmed inputs have a multiple of so many mel frames (0.32 s at a hop of 10 ms)."""
+BUCKET = 16
+"""Trimmed inputs have a multiple of so many mel frames (0.16 s at a hop of 10 ms)."""
 
 
 class WindowFrontend(Frontend):
