@@ -281,6 +281,7 @@ def megabytes(count: float) -> str:
 
 def report(lines: Sequence[str], facts: Mapping[str, Any], target: Path | None) -> None:
     """Print the lines, and write the facts as JSON where asked."""
-    print("\n".join(lines), flush=True)
+    if lines:
+        print("\n".join(lines), flush=True)
     if target is not None:
         target.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

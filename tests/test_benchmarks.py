@@ -20,7 +20,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 @pytest.fixture(scope="module")
 def scripts() -> Any:
     """The scripts as modules, imported as they import each other."""
-    names = ("_shared", "capture", "evaluation", "full_model")
+    names = ("_shared", "_contenders", "capture", "evaluation", "full_model")
     threads = torch.get_num_threads()
     sys.path.insert(0, str(FOLDER))
     try:
@@ -125,7 +125,7 @@ def test_capture_measures_memory_in_a_fresh_process(scripts):
 def test_a_wrong_state_does_not_pass_the_gate(scripts):
     capture = scripts["capture"]
     scene = capture.Scene(capture.parse(["--quick"]))
-    hooks, ours = capture.Hooks(scene), capture.OursFrames(scene)
+    hooks, ours = capture.Hooks(scene), scripts["_contenders"].OursFrames(scene)
     with torch.inference_mode():
         wanted, found = hooks.states(hooks.run()), ours.states(ours.run())
     sites = len(scene.sites)

@@ -77,7 +77,7 @@ def test_audio_hidden_states_lose_clip_boundaries(stock, items, waves):
     with torch.no_grad():
         out = stock.model(**batch.inputs)
     assert out.audio_hidden_states.shape == (sum(batch.row_frames), 32)
-    states = hooked(stock, ["projector"], lambda: stock.forward(batch))
+    states = hooked(stock, ["projector"], lambda: stock.model(**batch.inputs))
     first, second = batch.row_frames
     assert torch.equal(out.audio_hidden_states[:first], states["projector"][0, :first])
     assert torch.equal(out.audio_hidden_states[first:], states["projector"][1, :second])
