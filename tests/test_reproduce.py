@@ -210,7 +210,7 @@ def test_one_checkpoint_probed_alone_gives_the_same_result(done: Done) -> None:
 
     result = done.result
     run: Any = FakeRun(result.out / "mini-pclm")
-    alone = probe_layers(run, "claim", progress=False)
+    alone = probe_layers(run, "claim", group_by="speaker", shuffles=0, progress=False)
     pd.testing.assert_frame_equal(alone.table, result.claim["mini-pclm"].table, check_dtype=False)
     pd.testing.assert_frame_equal(alone.by_condition, result.claim["mini-pclm"].by_condition, check_dtype=False)
     pd.testing.assert_frame_equal(alone.predictions, result.claim["mini-pclm"].predictions, check_dtype=False)
@@ -315,5 +315,5 @@ def test_two_real_checkpoints_on_a_few_clips(tmp_path: Path, monkeypatch: pytest
 
     alone = run(load_model("mini-pclm"), load_benchmark("mini", limit=30), tmp_path / "x", cache=False, progress=False)
     pd.testing.assert_frame_equal(made.scores["mini-pclm"].table, score(alone).table)
-    by_hand = probe_layers(alone, "truth", progress=False)
+    by_hand = probe_layers(alone, "truth", group_by="speaker", shuffles=0, progress=False)
     pd.testing.assert_frame_equal(made.truth["mini-pclm"].table, by_hand.table, check_dtype=False)

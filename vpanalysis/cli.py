@@ -327,15 +327,16 @@ def compare(
 def probe(
     run: Annotated[Path, typer.Argument(help="A Run folder.")],
     target: Annotated[
-        str, typer.Option("--target", help="truth (the voice), claim (the words) or a column.")
+        str, typer.Option("--target", help="truth (the voice), claim (the words), both or a column.")
     ] = "truth",
     tasks: Tasks = None,
     sites: Annotated[
         list[str] | None, typer.Option("--site", "-s", help="Site or pattern, such as 'encoder[*]'; may be repeated.")
     ] = None,
-    group_by: Annotated[str, typer.Option("--group-by", help="speaker, script or both: never split by folds.")] = (
-        "speaker"
-    ),
+    group_by: Annotated[
+        str, typer.Option("--group-by", help="auto, speaker, script or both: never split by folds.")
+    ] = "auto",
+    shuffles: Annotated[int, typer.Option("--shuffles", help="Label shuffles; 199 for adjusted p values.")] = 20,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the curves to this file (png, pdf, svg).")] = (
         None
     ),
@@ -348,8 +349,11 @@ def probe(
     """
     import vpanalysis as vp
 
-    result = vp.probe_layers(vp.open_run(run), target, tasks=tasks, sites=sites, group_by=group_by, progress=not quiet)
-    columns = ["task", "site", "reducer", "accuracy", "low", "high", "chance", "majority", "n", "n_groups", "note"]
+    result = vp.probe_layers(
+        vp.open_run(run), target, tasks=tasks, sites=sites, group_by=group_by, shuffles=shuffles, progress=not quiet
+    )
+    columns = ["task", "site", "reducer", "accuracy", "low", "high", "chance", "majority", "p", "n", "n_groups", "note"]
+    columns[2:2] = ["target"] if target == "both" else []
     _console.emit(
         result.to_dataframe() if as_json else result.to_dataframe()[columns], as_json=as_json,
         title=f"Probes for {target} in {run.name}", note="decodable is not used; low and high: 95 % interval",

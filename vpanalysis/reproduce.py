@@ -332,6 +332,10 @@ def _score(path: Path) -> Path:
 # --- probe -------------------------------------------------------------------------------------------------------
 
 
+_PROBING: dict[str, Any] = {"group_by": "speaker", "shuffles": 0}
+"""Folds by speaker for all; the shuffles are for whoever looks into one Run."""
+
+
 class _Held:
     """A Run whose states are read once for all tasks and targets of a unit of work."""
 
@@ -352,7 +356,7 @@ def _probe(path: Path, sites: tuple[str, ...]) -> dict[str, ProbeResult]:
     from vpanalysis.probes import probe_layers
 
     held = _Held(_open_run(path))
-    return {target: probe_layers(held, target, sites=list(sites), progress=False) for target in TARGETS}
+    return {target: probe_layers(held, target, sites=list(sites), progress=False, **_PROBING) for target in TARGETS}
 
 
 def _is_shared(site: str) -> bool:
@@ -362,6 +366,8 @@ def _is_shared(site: str) -> bool:
 
 def _probe_all(pool: Pool, runs: Mapping[str, Path]) -> dict[tuple[str, str], Path]:
     """Probe every site of every Run, shared sites once; return where the result of each Run and target is."""
+    from vpanalysis.probes.layers import run_identity
+
     kept = {(name, target): _kept_at(path, f"probe-{target}") for name, path in runs.items() for target in TARGETS}
     missing = [name for name in runs if not all(_report.has_probe(kept[name, target]) for target in TARGETS)]
     units: list[tuple[str, Path, tuple[str, ...]]] = []
@@ -388,7 +394,7 @@ def _probe_all(pool: Pool, runs: Mapping[str, Path]) -> dict[tuple[str, str], Pa
                 for (owner, _, sites), part in zip(units, made, strict=True)
                 if owner == name or (owner == leaders[name] and _is_shared(sites[0]))
             ]
-            _joined(parts, name).save(kept[name, target])
+            _joined(parts, run_identity(_open_run(runs[name]))).save(kept[name, target])
     return kept
 
 
@@ -398,7 +404,7 @@ def _encoder_of(run: Run) -> str:
     return json.dumps([model["encoder_sha"], model["dtype"], model.get("attn_implementation"), clips])
 
 
-def _joined(parts: Sequence[ProbeResult], name: str) -> ProbeResult:
+def _joined(parts: Sequence[ProbeResult], identity: Mapping[str, Any]) -> ProbeResult:
     """Return several results over the same tasks and different sites as one, in the order of tasks and sites."""
     from vpanalysis.probes import ProbeResult
 
@@ -416,5 +422,5 @@ def _joined(parts: Sequence[ProbeResult], name: str) -> ProbeResult:
         stacked([part.by_condition for part in parts], "site_order"),
         stacked([part.predictions for part in parts], None),
         parts[0].target,
-        {**parts[0].settings, "run": name},
+        {**parts[0].settings, **identity},
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from builders_encoders import (
     RATE,
@@ -179,6 +180,20 @@ def test_it_is_probed(llm: AudioLLM, tmp_path: Path) -> None:
     assert found["accuracy"].max() > 0.9
     claim = vp.probe_layers(run, target="claim", sites="tower", progress=False).to_dataframe()
     assert claim["accuracy"].iloc[0] < 0.75
+
+
+def test_it_is_probed_on_a_benchmark_without_a_run(llm: AudioLLM, tmp_path: Path) -> None:
+    bench = benchmark()
+    held = vp.run(llm, bench, tmp_path / "run", cache=False, progress=False)
+    plain = vp.probe_layers(held, sites=["tower", "encoder[0]"], progress=False).table
+    made = vp.probe_layers((llm, bench), sites=["tower", "encoder[0]"], progress=False)
+    pd.testing.assert_series_equal(made.table["accuracy"], plain["accuracy"])
+    assert list(made.table["site"]) == list(plain["site"])
+    kept = vp.probe_layers(llm, benchmark=bench, out=tmp_path / "kept", sites="tower", progress=False)
+    assert vp.open_run(tmp_path / "kept").sites == ["tower"]
+    again = vp.probe_layers(tmp_path / "kept", progress=False)
+    pd.testing.assert_frame_equal(again.table, kept.table)
+    assert kept.save().parent == tmp_path / "kept" / "results"
 
 
 def test_it_is_not_scored_nor_asked_for_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

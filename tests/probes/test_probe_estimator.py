@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from vpanalysis.probes import estimator
-from vpanalysis.probes.estimator import cross_val_predict, fit_predict, span_coordinates
+from vpanalysis.probes.estimator import LabelSets, fit_predict, fit_sites, r_squared
+from vpanalysis.probes.solvers import fit_many
 from vpanalysis.probes.splits import Fold
 
 
@@ -19,17 +22,6 @@ def _data(features: int, classes: int = 3, items: int = 60) -> tuple[np.ndarray,
     train = centres[labels] + rng.normal(size=(items, features))
     test = centres[rng.integers(classes, size=200)] + rng.normal(size=(200, features))
     return train.astype(np.float32), labels.astype(np.int64), test.astype(np.float32)
-
-
-@pytest.mark.parametrize("features", [5, 59, 60, 61, 300])
-def test_the_span_keeps_all_inner_products(features: int) -> None:
-    train, _, test = _data(features)
-    train = train.astype(np.float64)
-    train -= train.mean(0)
-    a, b = span_coordinates(train, test.astype(np.float64))
-    assert a.shape[1] <= min(60, features)
-    np.testing.assert_allclose(a @ a.T, train @ train.T, atol=1e-8)
-    np.testing.assert_allclose(b @ a.T, test @ train.T, atol=1e-6)
 
 
 @pytest.mark.parametrize("features", [20, 300])
@@ -63,28 +55,102 @@ def test_degenerate_states() -> None:
     assert set(fit_predict(wide, labels, wide, C=1.0)) == {0, 1}
 
 
+def _sets(labels: np.ndarray, folds: list[Fold], shuffles: int = 0) -> LabelSets:
+    rng = np.random.default_rng(0)
+    values = np.stack([labels, *(rng.permutation(labels) for _ in range(shuffles))])
+    ones = np.ones((len(folds), *values.shape))
+    return LabelSets(values, folds, ones, ones[0], np.arange(len(labels)))
+
+
+def _halves(items: int) -> list[Fold]:
+    rows = np.arange(items)
+    return [Fold(rows[rows % 2 != k], rows[rows % 2 == k], np.ones(items // 2)) for k in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+def test_all_sites_and_shuffles_at_once_are_the_fits_one_by_one(kind: str) -> None:
+    estimator._MEMO.clear()
+    states = {"a": _data(20)[0], "b": _data(300)[0], "c": np.ones((60, 7), np.float32)}
+    labels = _data(20)[1]
+    sets = _sets(labels, _halves(60), 4)
+    fits = fit_sites(states.__getitem__, list(states), sets, estimator=kind)
+    for (name, matrix), fit in zip(states.items(), fits, strict=True):
+        for number, values in enumerate(sets.values):
+            alone = fit_many(matrix[None], values, [(f.train, f.test) for f in sets.folds], kind=kind).predicted[0, 0]
+            share = float((alone == values).mean())
+            if number == 0:
+                assert (alone == fit.predicted).mean() > 0.98, name
+            else:
+                assert fit.shuffled[number - 1] == pytest.approx(share, abs=0.02)
+    assert (fits[0].predicted == labels).mean() > fits[0].shuffled.max()
+
+
+def test_numbers_are_regressed_on_and_shuffles_know_nothing() -> None:
+    rng = np.random.default_rng(5)
+    states = rng.normal(size=(80, 30)).astype(np.float32)
+    numbers = states[:, :3].sum(axis=1) + 0.1 * rng.normal(size=80)
+    fit = fit_sites(lambda _: states, ["a"], _sets(numbers, _halves(80), 19))[0]
+    assert r_squared(numbers, fit.predicted, np.ones(80)) > 0.8
+    assert fit.shuffled.max() < 0.3
+    assert r_squared(numbers, np.full(80, numbers.mean()), np.ones(80)) == pytest.approx(0.0)
+
+
+def test_a_shuffle_with_one_class_in_training_predicts_that_class() -> None:
+    states, folds = _data(20)[0][:8], _halves(8)
+    values = np.array([[0, 1, 1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 1, 0, 1]])
+    ones = np.ones((2, 2, 8))
+    fit = fit_sites(lambda _: states, ["a"], LabelSets(values, folds, ones, ones[0], np.arange(8)))[0]
+    assert fit.shuffled.tolist() == [0.0]
+
+
 def test_shared_states_are_fitted_once_and_other_states_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     estimator._MEMO.clear()
     train, labels, _ = _data(20)
-    rows = np.arange(60)
-    folds = [Fold(rows[rows % 2 != k], rows[rows % 2 == k], np.ones(30)) for k in (0, 1)]
+    sets = _sets(labels, _halves(60), 2)
     calls: list[int] = []
-    real = estimator.fit_predict
+    real = estimator.fit_many
 
-    def counted(*args: np.ndarray, **kwargs: float) -> np.ndarray:
-        calls.append(1)
-        return real(*args, **kwargs)
+    def counted(states: list[np.ndarray], *args: Any, **kwargs: Any) -> Any:
+        calls.append(len(states))
+        return real(states, *args, **kwargs)
 
-    monkeypatch.setattr(estimator, "fit_predict", counted)
-    first = cross_val_predict(train, labels, folds)
-    again = cross_val_predict(train.copy(), labels, folds)
-    assert len(calls) == 2
-    np.testing.assert_array_equal(first, again)
-    again[:] = -5  # what is handed out is a copy
-    np.testing.assert_array_equal(first, cross_val_predict(train, labels, folds))
+    monkeypatch.setattr(estimator, "fit_many", counted)
+
+    def fit(states: np.ndarray, sets: LabelSets = sets, **kwargs: Any) -> Any:
+        return fit_sites(lambda _: states, ["a"], sets, **kwargs)[0]
+
+    first = fit(train)
+    again = fit(train.copy())
+    assert calls == [1]
+    np.testing.assert_array_equal(first.predicted, again.predicted)
+    np.testing.assert_array_equal(first.shuffled, again.shuffled)
+    again.predicted[:] = -5  # what is handed out is a copy
+    np.testing.assert_array_equal(first.predicted, fit(train).predicted)
     other = train.copy()
     other[0, 0] += 1e-3
-    cross_val_predict(other, labels, folds)
-    cross_val_predict(train, labels, folds, C=0.02)
-    cross_val_predict(train, labels, list(reversed(folds)))
-    assert len(calls) == 8
+    fit(other)
+    fit(train, C=0.02)
+    fit(train, estimator="ridge")
+    fit(train, _sets(labels, list(reversed(_halves(60))), 2))
+    fit(train, _sets(labels, _halves(60), 3))
+    assert calls == [1] * 6
+    both = fit_sites(lambda site: train if site == "known" else other + 1, ["new", "known"], sets)
+    assert calls == [1] * 7
+    np.testing.assert_array_equal(both[1].predicted, first.predicted)
+
+
+def test_many_states_are_held_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    estimator._MEMO.clear()
+    train, labels, _ = _data(20)
+    whole = fit_sites(lambda site: train + int(site), ["1", "2", "3"], _sets(labels, _halves(60), 2))
+    estimator._MEMO.clear()
+    monkeypatch.setattr(estimator, "_HELD_BYTES", 2.5 * train.nbytes)
+    seen: list[float] = []
+    parts = fit_sites(
+        lambda site: train + int(site), ["1", "2", "3"], _sets(labels, _halves(60), 2), progress=seen.append
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] == 3
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(one.predicted, other.predicted)
+        np.testing.assert_allclose(one.shuffled, other.shuffled)

@@ -22,12 +22,12 @@ Make = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def truth(fake_run: Any) -> ProbeResult:
-    return probe_layers(fake_run, progress=False)
+    return probe_layers(fake_run, group_by="speaker", progress=False)
 
 
 @pytest.fixture(scope="module")
 def claim(fake_run: Any) -> ProbeResult:
-    return probe_layers(fake_run, "claim", progress=False)
+    return probe_layers(fake_run, "claim", group_by="speaker", progress=False)
 
 
 def test_the_truth_is_found_where_it_was_planted_and_nowhere_else(truth: ProbeResult) -> None:
@@ -174,7 +174,7 @@ def test_what_cannot_be_probed_is_an_empty_cell_with_a_reason(make_run: Make) ->
     table.loc[one, "truth"] = "Female"
     table.loc[~one, "speaker"] = "the only one"
     run.predictions = table
-    result = probe_layers(run, progress=False)
+    result = probe_layers(run, group_by="speaker", progress=False)
     assert result.table["accuracy"].isna().all()
     notes = result.table.groupby("task")["note"].first()
     assert "one class only: 'Female'" in notes["gender_prediction"]
@@ -190,14 +190,19 @@ def test_what_cannot_be_probed_is_an_empty_cell_with_a_reason(make_run: Make) ->
     ("arguments", "message"),
     [
         ({"target": "thruth"}, "did you mean 'truth'"),
-        ({"target": "speaker"}, "use group_by='script'"),
+        ({"target": "speaker", "group_by": "speaker"}, "use group_by='script'"),
         ({"tasks": "gender"}, "'gender_prediction'"),
         ({"sites": "encoder[9]"}, "encoder"),
         ({"sites": lambda name: name == "x"}, "a predicate"),
         ({"conditions": ["conflicts"]}, "did you mean 'conflict'"),
-        ({"group_by": "voice"}, "'speaker', 'script', 'both'"),
+        ({"group_by": "voice"}, "'auto', 'speaker', 'script', 'both'"),
         ({"n_splits": 1}, "n_splits=1"),
         ({"C": 0.0}, "C=0.0"),
+        ({"C": [0.1, -1.0]}, "a positive number"),
+        ({"estimator": "ridg"}, "did you mean 'ridge'"),
+        ({"shuffles": -1}, "shuffles=-1"),
+        ({"shuffles": 20, "adjusted": True}, "199 or more"),
+        ({"groups": [1, 2]}, "labels or groups beside a Run"),
     ],
 )
 def test_bad_arguments_are_one_sentence(fake_run: Any, arguments: dict[str, Any], message: str) -> None:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from vpanalysis.errors import RunError
 from vpanalysis.probes import splits
-from vpanalysis.probes.splits import check_grouping, group_ids, independence_weights, make_folds, mutual_information
+from vpanalysis.probes.splits import (
+    check_grouping,
+    group_ids,
+    independence_weights,
+    independent_sets,
+    make_folds,
+    mutual_information,
+)
 
 FRAMES = st.lists(
     st.tuples(st.integers(0, 9), st.integers(0, 25), st.integers(0, 5), st.integers(0, 3)), min_size=4, max_size=60
@@ -127,3 +134,15 @@ def test_unknown_grouping_is_one_sentence() -> None:
 
 def test_examples_in_the_module() -> None:
     assert doctest.testmod(splits).failed == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 40), st.integers(1, 4), st.integers(0, 5))
+def test_weights_of_many_label_sets_are_those_of_each(items: int, sets: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth, words = rng.integers(0, 3, (sets, items)), rng.integers(0, 4, (sets, items))
+    rows = rng.permutation(items)[: max(1, items // 2)]
+    for some in (None, rows):
+        found = independent_sets(truth, words, some)
+        for one, t, w in zip(found, truth, words, strict=True):
+            np.testing.assert_allclose(one, independence_weights(t.astype(str), w.astype(str), some))

@@ -245,7 +245,7 @@ def _middles(
         yield _missing(bar, "all", what, ">=", _MIDDLE_TASKS, lacks)
         return
     run = runs[name]
-    chosen = probe_layers(validation, "truth", sites=list(MIDDLE), progress=progress)
+    chosen = probe_layers(validation, "truth", sites=list(MIDDLE), group_by="speaker", shuffles=0, progress=progress)
     rows = []
     for task in dict.fromkeys(run.predictions["task_name"].astype(str)):
         if task not in chosen.tasks or chosen.curve(task)["accuracy"].isna().all():

@@ -15,18 +15,23 @@ from vpanalysis.plots.layers import layer_curves, layer_grid
 from vpanalysis.plots.maps import layer_overview
 from vpanalysis.plots.scores import acc_vs_ala, hearing_bars, overall_table
 from vpanalysis.plots.style import short_task, theme
+from vpanalysis.plots.views import direction_map, erasure_curves, geometry_curve, similarity_map
 
 __all__ = [
     "acc_vs_ala",
     "calibration_forest",
+    "direction_map",
+    "erasure_curves",
     "gate_table",
     "gate_variation",
     "gate_weights",
+    "geometry_curve",
     "hearing_bars",
     "layer_curves",
     "layer_grid",
     "layer_overview",
     "overall_table",
     "short_task",
+    "similarity_map",
     "theme",
 ]

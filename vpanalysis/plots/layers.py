@@ -53,6 +53,7 @@ _GROUPS = (  # pattern, group, heading, on the path from waveform to answer?
     (r"streams", "streams", "streams", False),
     (r"(projector|mixed)$", "tokens", "", True),
     (r"text", "text", "LLM layer, answer position", True),
+    (r"layer", "layer", "layer", True),
 )
 
 
@@ -129,7 +130,7 @@ def _draw_curve(ax: Axes, curve: pd.DataFrame, places: list[_Place], series: Ser
     rows = curve.dropna(subset=["accuracy"]).set_index("site")
     # Marks shrink where an Axes is narrow for its sites, so that the line style stays visible between them.
     size = float(np.clip(0.35 * ax.bbox.width / ax.figure.dpi * 72 / max(len(places), 1), 1.8, 4.5))
-    for part, chain in (("audio", ("encoder", "tower", "tokens")), ("text", ("text",))):
+    for part, chain in (("audio", ("encoder", "tower", "tokens")), ("text", ("text",)), ("layer", ("layer",))):
         on = [p for p in places if p.group in chain and p.site in rows.index]
         if not on:
             continue
@@ -140,6 +141,12 @@ def _draw_curve(ax: Axes, curve: pd.DataFrame, places: list[_Place], series: Ser
         )  # fmt: skip
         line.set_gid(f"{name}:{part}")
         ax.fill_between(xs, block["low"], block["high"], color=series.colour, alpha=0.15, lw=0, zorder=1)
+        if block["shuffle_low"].notna().any():
+            # Where the same probes land when the labels are shuffled.
+            low, high = block["shuffle_low"].astype(float), block["shuffle_high"].astype(float)
+            ax.fill_between(
+                xs, low, high, facecolor="none", edgecolor=series.colour, alpha=0.35, hatch="////", lw=0, zorder=0,
+            ).set_gid(f"shuffle:{name}:{part}")  # fmt: skip
     beside = [p for p in places if p.group in ("streams", "other") and p.site in rows.index]
     if beside:
         xs, block = [p.x for p in beside], rows.loc[[p.site for p in beside]]
@@ -310,12 +317,13 @@ def layer_curves(
         curve = result.curve(task)
         _draw_axis(ax, _layout(list(curve["site"])), headings=True)
         _panel(ax, result, task, claim_result, model_accuracy, labels=True)
-        ax.set_ylabel("probe accuracy")
+        ax.set_ylabel("R²" if (curve["metric"] == "R2").any() else "probe accuracy")
         row = curve.iloc[0]
         reducer = " and ".join(dict.fromkeys(curve["reducer"]))
+        shuffled = ", hatched: shuffled labels" if curve["shuffle_low"].notna().any() else ""
         ax.set_xlabel(
             f"site   (states: {reducer}; n = {int(row['n'])} clips, folds by {row['group']}, "
-            f"{int(row['n_groups'])} groups, band: 95 % interval)"
+            f"{int(row['n_groups'])} groups, band: 95 % interval{shuffled})"
             if len(curve)
             else "site"
         )

@@ -5,10 +5,12 @@ or what the words claim? It reads a finished Run and never loads a model. Decoda
 succeeds says that the information is there, not that the language model behind it listens to it. That distance, the
 utilization gap, is why probe curves are drawn against the model's own accuracy.
 
-Modules: ``targets`` (which items, which label, which reducer), ``splits`` (folds that leak nothing, weights that make
-the words uninformative), ``estimator`` (the linear reader), ``layers`` (:func:`probe_layers`), ``result``
-(:class:`ProbeResult`), ``own`` (the model's own accuracy on the same items), ``selection`` (choosing a site on one Run
-and testing it on another).
+Modules: ``layers`` (:func:`probe_layers`), ``inputs`` (Runs, arrays, models), ``targets`` (which items, which label,
+which reducer), ``splits`` (folds that leak nothing, weights that make the words uninformative), ``shuffles`` (the
+control), ``plans`` (what all sites of a task share), ``estimator`` (one call for all of it), ``solvers`` (the
+numerical work), ``result`` (:class:`ProbeResult`), ``own`` (the model's own accuracy on the same items), ``selection``
+(choosing a site on one Run and testing it on another); ``logistic``, ``ridge`` and ``mlp`` are the same probes one at a
+time.
 
 >>> import vpanalysis as vp                                              # doctest: +SKIP
 >>> run = vp.open_run("runs/mini-pclm")                                  # doctest: +SKIP

@@ -1,45 +1,78 @@
-"""The linear reader: StandardScaler and L2 logistic regression, solved where the data live.
+"""The linear reader of ``probe_layers``: all sites of a task, all folds, the labels and their shuffles in one call.
 
-With 160 training items and 768 features (six time segments of 128) the items span at most 160 directions, and an
-L2-penalised linear model never leaves that span: any part of the weights outside it changes no prediction and only
-costs penalty (the representer theorem). So the standardised features are first rotated into the span of the training
-rows, by an eigendecomposition of their Gram matrix, and scikit-learn's solver works on 160 columns instead of 768.
-Nothing is thrown away: this is a change of basis, not PCA, and the predictions are those of the full problem.
+The fits are :func:`~vpanalysis.probes.solvers.engine.fit_many` (logistic regression, ridge) and
+:func:`~vpanalysis.probes.solvers.engine.regress_many` (numbers). What is added here is what a task needs of them: the
+out-of-fold prediction of every item under the true labels, one score for every shuffle, and a memory of both. The
+memory goes by content: checkpoints that share a frozen encoder share its states byte for byte, so that their Runs are
+probed at the price of one.
 
-``C`` is fixed rather than searched. 0.01 on standardised features is close to the best for the shapes met here (100 to
-1,200 items, 128 to 1,280 features; on planted signals from weak to strong a factor of ten either way costs one to
-three points of accuracy), and one constant keeps all layers and tasks comparable.
+``C`` is 0.01 by default: on standardised features it is close to the best for the shapes met here (100 to 1,200 items,
+128 to 1,280 features; on planted signals from weak to strong a factor of ten either way costs one to three points of
+accuracy), and one constant keeps all layers and tasks comparable. A sequence is searched, inside every training fold.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
+from vpanalysis.probes.solvers import DEFAULT_PENALTIES, fit_many, regress_many
 from vpanalysis.probes.splits import FloatArray, Fold, IntArray
 
-__all__ = ["DEFAULT_C", "cross_val_predict", "fit_predict", "single_thread", "span_coordinates"]
+__all__ = ["DEFAULT_C", "ESTIMATORS", "LabelSets", "SiteFit", "fit_predict", "fit_sites", "r_squared", "single_thread"]
 
 DEFAULT_C = 0.01
 """Inverse penalty of the logistic regression on standardised features."""
 
-# Predicted classes no longer change below this, except at ties closer than 0.02 in probability.
-_TOL, _MAX_ITER = 1e-4, 500
+ESTIMATORS = ("logistic", "ridge")
 
-# Out-of-fold predictions by content. Checkpoints that share a frozen encoder share its states, byte for byte, so that
-# their seven Runs are probed at the price of one. A prediction is 2 KB, so a thousand of them are nothing.
-_MEMO: OrderedDict[str, IntArray] = OrderedDict()
+# A prediction and its shuffles are a few KB, so some thousands of them are nothing.
+_MEMO: OrderedDict[str, SiteFit] = OrderedDict()
 _MEMO_SIZE = 4096
+
+_HELD_BYTES = 1e9
+"""States that are held at once; sites beyond that wait for the next call of the solver."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSets:
+    """What is fitted: the true labels in the first row, a shuffle in every other.
+
+    Attributes
+    ----------
+    values : array, shape (set, item), int64 or float64
+        Class numbers, or numbers for a regression.
+    folds : list of Fold
+        Whose test sets cover every item once; their own weights are not looked at.
+    train_weights : array, shape (fold, set, item), float64
+        Weight of every item in the loss.
+    weights : array, shape (set, item), float64
+        Weight of every item in the score.
+    groups : array, shape (item,), int64
+        Items that are left out together when a strength is chosen inside a training fold.
+    """
+
+    values: NDArray[Any]
+    folds: list[Fold]
+    train_weights: FloatArray
+    weights: FloatArray
+    groups: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class SiteFit:
+    """Out-of-fold predictions of a site under the true labels, shape (item,), and the score of every shuffle."""
+
+    predicted: NDArray[Any]
+    shuffled: FloatArray
 
 
 def single_thread() -> AbstractContextManager[Any]:
@@ -52,28 +85,114 @@ def single_thread() -> AbstractContextManager[Any]:
     return cast("AbstractContextManager[Any]", importlib.import_module("threadpoolctl").threadpool_limits(limits=1))
 
 
-def span_coordinates(train: FloatArray, test: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Rotate `train` and `test` into an orthonormal basis of the span of the rows of `train`.
+def fit_sites(
+    read: Callable[[str], NDArray[np.floating[Any]]],
+    sites: Sequence[str],
+    sets: LabelSets,
+    *,
+    estimator: str = "logistic",
+    C: float | Sequence[float] = DEFAULT_C,
+    progress: Callable[[float], None] | None = None,
+) -> list[SiteFit]:
+    """Predict every item, at every site and under every label set, by a probe that has not seen its group.
 
     Parameters
     ----------
-    train : array, shape (train item, feature), float64
-    test : array, shape (test item, feature), float64
+    read : callable
+        From the name of a site to its states, shape (item, feature), floating.
+    sites : sequence of str
+    sets : LabelSets
+    estimator : {"logistic", "ridge"}
+        Ridge takes its penalty by generalised cross-validation in every fold and set. Numbers are always ridge.
+    C : float or sequence of float
+        Inverse penalty of the logistic regression.
+    progress : callable, optional
+        Called with the number of sites that are done, in fractions.
 
     Returns
     -------
-    train, test : array, shape (item, rank), float64
-        Coordinates with the same inner products among training rows, and between test and training rows, as before.
-        Returned unchanged where there are at least as many items as features.
+    list of SiteFit
+        Kept by content for the life of the process, so states that several Runs share are fitted once. Scores of
+        shuffles are weighted accuracies, or R^2.
     """
-    if train.shape[1] <= train.shape[0]:
-        return train, test
-    values, vectors = np.linalg.eigh(train @ train.T)
-    # Directions whose share of the variance is below rounding hold no data (one is always lost to centring).
-    keep = values > 1e-10 * max(float(values[-1]), 1e-300)
-    scale = np.sqrt(values[keep])
-    basis = vectors[:, keep]
-    return basis * scale, (test @ train.T) @ (basis / scale)
+    common = _digest_of_sets(sets, estimator, C)
+    found: dict[str, SiteFit] = {}
+    held: dict[str, tuple[str, NDArray[np.floating[Any]]]] = {}
+
+    def flush() -> None:
+        if not held:
+            return
+        before = len(found)
+        tell = None if progress is None else lambda done, total: progress(before + len(held) * done / total)
+        fits = _fit([states for _, states in held.values()], list(held), sets, estimator, C, tell)
+        for (site, (key, _)), fit in zip(held.items(), fits, strict=True):
+            found[site] = _MEMO[key] = fit
+        held.clear()
+        while len(_MEMO) > _MEMO_SIZE:
+            _MEMO.popitem(last=False)
+
+    size = 0
+    for site in sites:
+        states = read(site)
+        key = _digest(states, common)
+        if key in _MEMO:
+            _MEMO.move_to_end(key)
+            found[site] = _MEMO[key]
+            continue
+        if held and size + states.nbytes > _HELD_BYTES:
+            flush()
+            size = 0
+        held[site] = (key, states)
+        size += states.nbytes
+    flush()
+    if progress is not None:
+        progress(len(sites))
+    return [SiteFit(found[site].predicted.copy(), found[site].shuffled.copy()) for site in sites]
+
+
+def _fit(
+    states: list[NDArray[np.floating[Any]]],
+    names: list[str],
+    sets: LabelSets,
+    estimator: str,
+    C: float | Sequence[float],
+    progress: Callable[[int, int], None] | None,
+) -> list[SiteFit]:
+    pairs = [(fold.train, fold.test) for fold in sets.folds]
+    values = sets.values
+    # Penalties are chosen with equal weights, so that one factorisation serves all shuffles; fits are weighted exactly.
+    common: dict[str, Any] = {
+        "weights": sets.train_weights, "penalties": DEFAULT_PENALTIES, "choose_weighted": False, "names": names,
+        "progress": progress,
+    }  # fmt: skip
+    if values.dtype.kind == "f":
+        numbers, _ = regress_many(states, values, pairs, **common)
+        return [SiteFit(one[0], r_squared(values[1:], one[1:], sets.weights[1:])) for one in numbers]
+    groups = sets.groups if estimator == "logistic" and np.size(C) > 1 else None
+    fits = fit_many(states, values, pairs, kind=estimator, C=C, one_class="nan", groups=groups, **common)
+    lonely = _only_class(values, sets.folds)
+    out = []
+    for predicted in fits.predicted:
+        predicted = np.where(predicted < 0, lonely, predicted)
+        right = (predicted == values).astype(np.float64)
+        share = (right * sets.weights).sum(axis=1) / sets.weights.sum(axis=1)
+        out.append(SiteFit(predicted[0], share[1:]))
+    return out
+
+
+def _only_class(values: IntArray, folds: Sequence[Fold]) -> IntArray:
+    """Return the first training class of every set and item's fold: the prediction where there is no other."""
+    out = np.full(values.shape, -1, dtype=np.int64)
+    for fold in folds:
+        out[:, fold.test] = values[:, fold.train[:1]]
+    return out
+
+
+def r_squared(truth: FloatArray, predicted: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return one minus the weighted squared error over that of the weighted mean, along the last axis."""
+    mean = (truth * weights).sum(-1, keepdims=True) / weights.sum(-1, keepdims=True)
+    error: FloatArray = (weights * (truth - predicted) ** 2).sum(-1) / (weights * (truth - mean) ** 2).sum(-1)
+    return 1.0 - error
 
 
 def fit_predict(
@@ -81,10 +200,10 @@ def fit_predict(
     labels: IntArray,
     test: NDArray[np.floating[Any]],
     *,
-    C: float = DEFAULT_C,
+    C: float | Sequence[float] = DEFAULT_C,
     weights: FloatArray | None = None,
 ) -> IntArray:
-    """Fit the probe on `train` and predict `test`.
+    """Fit a logistic probe on `train` and predict `test`.
 
     Parameters
     ----------
@@ -92,7 +211,7 @@ def fit_predict(
         States; scaling is learnt from `train` alone.
     labels : array, shape (train item,), int64
         Class number of each training item. With one class only that class is predicted.
-    C : float
+    C : float or sequence of float
         Inverse penalty.
     weights : array, shape (train item,), float64, optional
         Weight of each training item in the loss.
@@ -104,63 +223,24 @@ def fit_predict(
     """
     if len(np.unique(labels)) == 1:
         return np.full(len(test), labels[0], dtype=np.int64)
-    scaler = StandardScaler().fit(np.asarray(train, dtype=np.float64))
-    x = cast("FloatArray", scaler.transform(np.asarray(train, dtype=np.float64)))
-    x_test = cast("FloatArray", scaler.transform(np.asarray(test, dtype=np.float64)))
-    x, x_test = span_coordinates(x, x_test)
-    if x.shape[1] == 0:  # a constant site: nothing but the intercept is left to learn
-        x, x_test = np.zeros((len(x), 1)), np.zeros((len(x_test), 1))
-    model = LogisticRegression(C=C, tol=_TOL, max_iter=_MAX_ITER)
-    with warnings.catch_warnings():
-        # At very large C on separable data the optimum is at infinity; the classes are right long before.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(x, labels, sample_weight=weights)
-    return np.asarray(model.predict(x_test), dtype=np.int64)
+    size = len(train)
+    whole = np.concatenate([labels, np.full(len(test), -1)]).astype(np.int64)
+    weighed = np.concatenate([np.ones(size) if weights is None else weights, np.ones(len(test))])
+    fold = (np.arange(size), np.arange(size, size + len(test)))
+    return fit_many(np.concatenate([train, test])[None], whole, [fold], C=C, weights=weighed).predicted[0, 0, size:]
 
 
-def cross_val_predict(
-    states: NDArray[np.floating[Any]],
-    labels: IntArray,
-    folds: list[Fold],
-    *,
-    C: float = DEFAULT_C,
-) -> IntArray:
-    """Predict every item by the probe that has not seen its group.
-
-    Parameters
-    ----------
-    states : array, shape (item, feature), floating
-    labels : array, shape (item,), int64
-    folds : list of Fold
-        Whose test sets cover every item once.
-    C : float
-        Inverse penalty.
-
-    Returns
-    -------
-    array, shape (item,), int64
-        Out-of-fold class numbers. Kept by content for the life of the process, so states that several Runs share are
-        fitted once.
-    """
-    key = _digest(states, labels, folds, C)
-    if key in _MEMO:
-        _MEMO.move_to_end(key)
-        return _MEMO[key].copy()
-    predicted = np.full(len(labels), -1, dtype=np.int64)
-    for fold in folds:
-        predicted[fold.test] = fit_predict(
-            states[fold.train], labels[fold.train], states[fold.test], C=C, weights=fold.weights
-        )
-    _MEMO[key] = predicted.copy()
-    while len(_MEMO) > _MEMO_SIZE:
-        _MEMO.popitem(last=False)
-    return predicted
-
-
-def _digest(states: NDArray[np.floating[Any]], labels: IntArray, folds: list[Fold], C: float) -> str:
-    digest = hashlib.blake2b(f"{states.dtype}{states.shape}{C!r}".encode(), digest_size=16)
-    for array in (states, labels, *(part for fold in folds for part in (fold.train, fold.test, fold.weights))):
-        # The length goes in as well, or two lists of folds could run together to one string of bytes.
-        digest.update(f"|{array.size}|".encode())
+def _digest_of_sets(sets: LabelSets, estimator: str, C: float | Sequence[float]) -> bytes:
+    digest = hashlib.blake2b(f"{estimator}{np.asarray(C).tolist()!r}{sets.values.dtype}".encode(), digest_size=16)
+    parts = [part for fold in sets.folds for part in (fold.train, fold.test)]
+    for array in (sets.values, sets.train_weights, sets.weights, sets.groups, *parts):
+        # The shape goes in as well, or two lists of folds could run together to one string of bytes.
+        digest.update(f"|{array.shape}|".encode())
         digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
+
+
+def _digest(states: NDArray[np.floating[Any]], common: bytes) -> str:
+    digest = hashlib.blake2b(common + f"{states.dtype}{states.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(states).data)
     return digest.hexdigest()

@@ -1,66 +1,86 @@
-"""``probe_layers``: one linear probe per task and site of a finished Run.
+"""``probe_layers``: linear probes per task and site, with the evidence that they found something.
 
 For every task the items, labels and weights are chosen once (``targets.py``), folds are made once and shared by all
-sites (``splits.py``), and each site is read by the same linear probe (``estimator.py``). Every item is predicted once,
-by a probe that has seen neither its speaker nor its twins, and accuracy and interval are taken over those predictions
-with the speaker as the unit.
+sites (``splits.py``, ``plans.py``), labels are shuffled once for all sites (``shuffles.py``), and all sites, folds,
+labels and shuffles are fitted in one call (``estimator.py``). Every item is predicted once, by a probe that has seen
+neither its group nor its twins; accuracy and interval are taken over those predictions with the group as the unit.
 
 What the defaults mean, in one example: a task with 100 design cells gives 100 conflict and 100 congruent clips, 200
-predictions in groups of one speaker, weighted so that knowing the words is worth nothing. An accuracy above chance
-is then evidence about the voice.
+predictions in groups of one speaker, weighted so that knowing the words is worth nothing. An accuracy above the band of
+the shuffles is then evidence about the voice.
 
 >>> result = probe_layers(run, target="truth", tasks="age_prediction")   # doctest: +SKIP
->>> result.to_dataframe()[["site", "accuracy", "low", "high"]]           # doctest: +SKIP
+>>> result.to_dataframe()[["site", "accuracy", "low", "high", "p"]]      # doctest: +SKIP
+>>> probe_layers(X, y, groups=speaker).plot()                            # doctest: +SKIP
+>>> probe_layers(("openai/whisper-small", "mini"))                       # doctest: +SKIP
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
 from vpanalysis.capture.sites import select_sites
 from vpanalysis.errors import RunError
-from vpanalysis.probes._intervals import accuracy_interval
-from vpanalysis.probes.estimator import DEFAULT_C, cross_val_predict, single_thread
-from vpanalysis.probes.result import COLUMNS, ProbeResult
-from vpanalysis.probes.splits import FloatArray, Fold, IntArray, check_grouping, group_ids, make_folds
-from vpanalysis.probes.targets import REDUCER_OF_TASK, ProbeTask, RunLike, read_states, select_task, tasks_of
+from vpanalysis.probes._intervals import accuracy_interval, difference_interval
+from vpanalysis.probes.estimator import DEFAULT_C, ESTIMATORS, fit_sites, single_thread
+from vpanalysis.probes.inputs import GROUP, TASK, from_arrays, is_arrays, recorded
+from vpanalysis.probes.plans import Plan, choose_columns, make_plan, regression_interval
+from vpanalysis.probes.result import BY_CONDITION, COLUMNS, PREDICTIONS, ProbeResult
+from vpanalysis.probes.shuffles import FEWEST_ADJUSTED, Evidence, evidence
+from vpanalysis.probes.splits import FloatArray, IntArray
+from vpanalysis.probes.targets import REDUCER_OF_TASK, RunLike, read_states, select_task, tasks_of
+from vpanalysis.stats import benjamini_hochberg
 
-__all__ = ["choose_sites", "probe_layers", "reducer_for"]
+__all__ = ["choose_sites", "probe_layers", "reducer_for", "run_identity"]
 
 LEVEL = 0.95
 
 # What the prompt or the options determine is no place where a voice could be found.
 _NOT_PROBED = ("gate", "options")
 
+_SHUFFLES = 20
+
 
 def probe_layers(
-    run: RunLike,
-    target: str = "truth",
+    run: Any,
+    target: str | ArrayLike = "truth",
     *,
     tasks: str | Sequence[str] | None = None,
     sites: str | Sequence[str] | Callable[[str], bool] | None = None,
     conditions: Sequence[str] | None = None,
     reducer: str = "auto",
-    group_by: str = "speaker",
+    group_by: str = "auto",
+    groups: ArrayLike | None = None,
     n_splits: int = 5,
-    C: float = DEFAULT_C,
+    estimator: str = "logistic",
+    C: float | Sequence[float] = DEFAULT_C,
+    shuffles: int | None = None,
+    adjusted: bool = False,
+    benchmark: Any = None,
+    out: str | Path | None = None,
     random_state: int | None = 0,
     progress: bool = True,
 ) -> ProbeResult:
-    """Cross-validate a logistic regression per task and site.
+    """Cross-validate a linear probe per task and site, and shuffle its labels.
 
     Parameters
     ----------
-    run : Run
-        A finished Run (or anything with its ``name``, ``predictions``, ``sites`` and ``states``).
-    target : str
-        ``"truth"`` (the voice), ``"claim"`` (the words, over items that assert something) or a column of the Run's
-        predictions such as ``"speaker"``.
+    run : Run, str or Path, (model, benchmark), or array, shape (item, layer, feature)
+        A finished Run (or anything with its ``name``, ``predictions``, ``sites`` and ``states``) or its folder; a model
+        and a benchmark, as :func:`vpanalysis.run` takes them; or states from anywhere, also as an xarray DataArray or
+        of shape (item, feature).
+    target : str, or array, shape (item,)
+        ``"truth"`` (the voice), ``"claim"`` (the words, over items that assert something), ``"both"`` (the two, on one
+        split) or a column of the Run's predictions such as ``"speaker"``. With arrays, the labels. Numbers (numeric
+        columns, floating point labels) are read by ridge regression.
     tasks : str or sequence of str, optional
         Default: all tasks of the Run.
     sites : str, sequence of str or callable, optional
@@ -70,124 +90,222 @@ def probe_layers(
         Default: conflict and congruent twins, weighted so that words and truth are independent.
     reducer : str
         ``"auto"`` takes :data:`~vpanalysis.probes.targets.REDUCER_OF_TASK` at audio sites and ``last`` at text sites.
-    group_by : {"speaker", "script", "both"}
+    group_by : {"auto", "speaker", "script", "both"}
         What no fold may have on both sides. Cells are never split. ``"both"`` tests every crossing of a speaker fold
-        with a script fold on a probe trained on the items in neither, at `n_splits` squared fits.
+        with a script fold on a probe trained on the items in neither, at `n_splits` squared fits. ``"auto"`` is the
+        strictest that the data of all tasks allow: both, else speaker, else script. The result says which.
+    groups : array, shape (item,), optional
+        With arrays only: what no fold may have on both sides. Default: every item is independent.
     n_splits : int
         Folds per grouping; fewer where there are fewer groups.
-    C : float
-        Inverse L2 penalty on standardised features, fixed for all sites.
+    estimator : {"logistic", "ridge"}
+        Ridge chooses its penalty in every fold and shuffle by generalised cross-validation, and is the faster.
+    C : float or sequence of float
+        Inverse L2 penalty of the logistic regression on standardised features, fixed for all sites; of several, one is
+        chosen inside every training fold.
+    shuffles : int, optional
+        Label shuffles. Default 20, or 199 with ridge or `adjusted`; 0 for none.
+    adjusted : bool
+        Print p values that are adjusted for the number of sites; takes 199 shuffles or more.
+    benchmark : Benchmark or str, optional
+        With it, `run` is a model.
+    out : str or Path, optional
+        With a model: where its Run is kept. Default: nowhere.
     random_state : int or None
-        Seed of the assignment of groups to folds.
+        Seed of the assignment of groups to folds, and of the shuffles.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     ProbeResult
-        With ``accuracy``, interval, ``chance`` (one over the number of classes) and ``majority`` per task and site. A
-        task that cannot be probed (one class, fewer than two groups, nothing said) has empty accuracies and a reason.
+        With ``accuracy``, interval, ``chance`` (one over the number of classes), ``majority`` and the shuffles per task
+        and site. A task that cannot be probed (one class, fewer than two groups, nothing said) has empty accuracies
+        and a reason.
 
     Raises
     ------
     RunError
         For unknown tasks, sites, conditions, targets or groupings, a target that is its own group, and states that are
         not finite.
+
+    Notes
+    -----
+    Shuffles move whole cells, and whole groups where the label belongs to the group; all sites share them. See
+    :mod:`vpanalysis.probes.shuffles` for p values and their sources. ``q`` is Benjamini and Hochberg's, over tasks.
     """
-    columns = check_grouping(group_by)
-    if target in columns:
-        other = "script" if target == "speaker" else "speaker"
+    made = _checked(estimator, C, n_splits, shuffles, adjusted)
+    made |= {
+        "group_by": group_by, "random_state": random_state, "reducer": reducer,
+        "conditions": None if conditions is None else list(conditions),
+    }  # fmt: skip
+    if isinstance(run, tuple) and len(run) == 2 and benchmark is None:
+        run, benchmark = run
+    if is_arrays(run):
+        held = from_arrays(run, () if isinstance(target, str) else target, groups)
+        made |= {"reducer": "given", "group_by": GROUP if groups is not None else "none", "conditions": None}
+        return _probed(held, TASK, (GROUP,), None, sites, made, progress)
+    if groups is not None or not isinstance(target, str):
         raise RunError(
-            f"cannot probe {target!r} across folds that never share one",
-            found=f"target={target!r} with group_by={group_by!r}",
-            fix=f"use group_by={other!r}",
-        )
+            "cannot probe the run", found="labels or groups beside a Run",
+            fix="name a column of its predictions, or give the states as an array",
+        )  # fmt: skip
+    if benchmark is not None:
+        with recorded(run, benchmark, out, sites, reducer, progress) as kept:
+            return _probed(kept, target, None, tasks, None if sites is None else list(kept.sites), made, progress)
+    if isinstance(run, (str, Path)):
+        from vpanalysis.runs import open_run
+
+        run = open_run(run)
+    return _probed(cast("RunLike", run), target, None, tasks, sites, made, progress)
+
+
+def _checked(
+    estimator: str, C: float | Sequence[float], n_splits: int, shuffles: int | None, adjusted: bool
+) -> dict[str, Any]:
+    """Return the settings of the fit, or raise."""
+    if estimator not in ESTIMATORS:
+        raise RunError("cannot fit the probe", found=f"estimator={estimator!r}", allowed=ESTIMATORS, word=estimator)
     if n_splits < 2:
         raise RunError("cannot cross-validate", found=f"n_splits={n_splits}", allowed="2 or more")
-    if not C > 0:
+    if not np.size(C) or not (np.asarray(C, dtype=np.float64) > 0).all():
         raise RunError("cannot fit the probe", found=f"C={C}", allowed="a positive number")
-    chosen_sites = choose_sites(run.sites, sites)
-    chosen_tasks = tasks_of(run, tasks)
-    order = {site: number for number, site in enumerate(run.sites)}
-    table: list[dict[str, Any]] = []
-    by_condition: list[dict[str, Any]] = []
-    predictions: list[pd.DataFrame] = []
-    bar = tqdm(total=len(chosen_tasks) * len(chosen_sites), desc=f"probe {target}", unit="fit", disable=not progress)
-    with single_thread(), bar:
-        for task in chosen_tasks:
-            plan = _plan(run, task, target, conditions, columns, n_splits, random_state)
-            for site in chosen_sites:
-                base = {
-                    "task": task, "site": site, "site_order": order[site], "reducer": reducer_for(site, task, reducer),
-                    "target": target, **plan.facts,
-                }  # fmt: skip
-                if plan.folds:
-                    states, base["reducer"] = read_states(run, site, str(base["reducer"]), plan.items.rows)
-                    predicted = cross_val_predict(states, plan.items.labels, plan.folds, C=C)
-                    correct = (predicted == plan.items.labels).astype(np.float64)
-                    base |= _accuracy(correct, plan.clusters, plan.items.weights)
-                    by_condition += _per_condition(base, plan, correct)
-                    predictions.append(_prediction_rows(base, plan, predicted))
-                table.append(base)
-                bar.update()
-    return ProbeResult(
-        pd.DataFrame(table, columns=list(COLUMNS)),
-        pd.DataFrame(by_condition, columns=list(_BY_CONDITION)),
-        pd.concat(predictions, ignore_index=True) if predictions else pd.DataFrame(columns=list(_PREDICTIONS)),
-        target,
-        {
-            "run": run.name, "target": target, "group_by": group_by, "n_splits": n_splits, "C": C,
-            "random_state": random_state, "reducer": reducer, "level": LEVEL,
-            "conditions": None if conditions is None else list(conditions),
-        },
-    )  # fmt: skip
+    if shuffles is None:
+        shuffles = FEWEST_ADJUSTED if adjusted or estimator == "ridge" else _SHUFFLES
+    if shuffles < 0 or (adjusted and shuffles < FEWEST_ADJUSTED):
+        least = FEWEST_ADJUSTED if adjusted else 0
+        raise RunError("cannot shuffle the labels", found=f"shuffles={shuffles}", allowed=f"{least} or more")
+    strength = np.asarray(C, dtype=np.float64).tolist()
+    return {"estimator": estimator, "C": strength, "n_splits": n_splits, "shuffles": shuffles, "level": LEVEL}
 
 
-_BY_CONDITION = ("task", "site", "site_order", "target", "condition", "accuracy", "low", "high", "n", "n_groups")
-_PREDICTIONS = ("task", "site", "id", "condition", "group", "fold", "label", "predicted", "correct", "weight")
+def run_identity(run: Any) -> dict[str, Any]:
+    """Return what a result remembers of its Run: name, folder, and the hash of its manifest (None where there is none).
+
+    Parameters
+    ----------
+    run : Run
+        Anything with a ``name``.
+
+    Returns
+    -------
+    dict
+        Keys run, path, manifest_sha.
+    """
+    path = getattr(run, "path", None)
+    manifest = None if path is None else Path(path) / "manifest.json"
+    sha = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest is not None and manifest.is_file() else None
+    return {"run": run.name, "path": None if sha is None else str(path), "manifest_sha": sha}
 
 
-class _Plan:
-    """Everything about a task that its sites share: items, folds, clusters, and the columns that do not change."""
-
-    def __init__(self, items: ProbeTask, clusters: list[IntArray], folds: list[Fold], group: str, reason: str) -> None:
-        self.items, self.clusters, self.folds = items, clusters, folds
-        self.fold_of = np.full(len(items.rows), -1, dtype=np.int64)
-        for number, fold in enumerate(folds):
-            self.fold_of[fold.test] = number
-        classes = len(items.classes)
-        share = (
-            np.bincount(items.labels, weights=items.weights, minlength=max(classes, 1)) if len(items.rows) else [0.0]
-        )
-        self.facts: dict[str, Any] = {
-            "accuracy": np.nan, "low": np.nan, "high": np.nan,
-            "chance": 1.0 / classes if classes else np.nan,
-            "majority": float(np.max(share) / max(float(items.weights.sum()), 1e-12)) if classes else np.nan,
-            "n": len(items.rows),
-            "n_groups": min((len(np.unique(c)) for c in clusters), default=0),
-            "n_classes": classes, "group": group, "note": reason or items.note,
-        }  # fmt: skip
-
-
-def _plan(
+def _probed(
     run: RunLike,
-    task: str,
     target: str,
-    conditions: Sequence[str] | None,
-    columns: tuple[str, ...],
-    n_splits: int,
-    random_state: int | None,
-) -> _Plan:
-    items = select_task(run, task, target, conditions)
-    if not len(items.rows):
-        return _Plan(items, [], [], " and ".join(columns), items.note)
-    found = [group_ids(items.frame, column) for column in columns]
-    clusters, group = [g for g, _ in found], " and ".join(dict.fromkeys(used for _, used in found))
-    if len(items.classes) < 2:
-        return _Plan(items, clusters, [], group, f"one class only: {items.classes[0]!r}")
-    folds = make_folds(items.labels, clusters, n_splits=n_splits, random_state=random_state, weigh=items.train_weights)
-    reason = "" if folds else f"too few groups: {[len(np.unique(c)) for c in clusters]} by {group}, after joining cells"
-    return _Plan(items, clusters, folds, group, reason)
+    columns: tuple[str, ...] | None,
+    tasks: str | Sequence[str] | None,
+    sites: str | Sequence[str] | Callable[[str], bool] | None,
+    made: dict[str, Any],
+    progress: bool,
+) -> ProbeResult:
+    """Probe anything that is a Run by now."""
+    chosen_sites = choose_sites(run.sites, sites)
+    split = {"n_splits": made["n_splits"], "random_state": made["random_state"]}
+    if columns is None:
+        choose_columns([], target, made["group_by"], **split)  # bad arguments before any work
+    kinds = ("truth", "claim") if target == "both" else (target,)
+    tasks_by_kind = [
+        [select_task(run, task, kind, made["conditions"]) for kind in kinds] for task in tasks_of(run, tasks)
+    ]
+    if columns is None:
+        flat = [items for group in tasks_by_kind for items in group]
+        columns = choose_columns(flat, target, made["group_by"], **split)
+    out = _Tables(run, chosen_sites, made)
+    total = len(tasks_by_kind) * len(kinds) * len(chosen_sites)
+    bar = tqdm(total=total, desc=f"probe {target}", unit="site", disable=not progress)
+    with single_thread(), bar:
+        for group in tasks_by_kind:
+            first: Plan | None = None
+            for items in group:
+                plan = make_plan(items, columns, **split, like=first)
+                first = first or plan
+                out.add(plan, bar)
+    return out.result(target, " and ".join(columns))
+
+
+class _Tables:
+    """Rows of the result, as they come."""
+
+    def __init__(self, run: RunLike, sites: list[str], made: dict[str, Any]) -> None:
+        self.run, self.sites, self.made = run, sites, made
+        self.order = {site: number for number, site in enumerate(run.sites)}
+        self.table: list[dict[str, Any]] = []
+        self.by_condition: list[dict[str, Any]] = []
+        self.predictions: list[pd.DataFrame] = []
+
+    def add(self, plan: Plan, bar: Any) -> None:
+        """Fit a plan at all sites."""
+        items, before = plan.items, bar.n
+        reducers = {site: reducer_for(site, items.task, self.made["reducer"]) for site in self.sites}
+        rows = [
+            {"task": items.task, "site": site, "site_order": self.order[site], "reducer": reducers[site],
+             "target": items.target, **plan.facts}
+            for site in self.sites
+        ]  # fmt: skip
+        if plan.folds:
+
+            def read(site: str) -> NDArray[np.floating[Any]]:
+                return read_states(self.run, site, reducers[site], items.rows)[0]
+
+            def tell(done: float) -> None:
+                bar.n = before + done
+                bar.refresh()
+
+            fits = fit_sites(
+                read, self.sites, plan.label_sets(self.made["shuffles"], self.made["random_state"]),
+                estimator=self.made["estimator"], C=self.made["C"], progress=None if bar.disable else tell,
+            )  # fmt: skip
+            for row, fit in zip(rows, fits, strict=True):
+                self._score(row, plan, fit.predicted)
+            scores = np.array([row["accuracy"] for row in rows], dtype=np.float64)
+            _tell(rows, evidence(scores, np.stack([fit.shuffled for fit in fits]), level=LEVEL))
+        bar.update(len(rows) - (bar.n - before))
+        self.table += rows
+
+    def _score(self, row: dict[str, Any], plan: Plan, predicted: NDArray[Any]) -> None:
+        items = plan.items
+        if items.numbers is not None:
+            parts = regression_interval(items.numbers, predicted, items.weights)
+            found = difference_interval(parts, plan.clusters, items.weights, level=LEVEL)
+            row |= dict(zip(("accuracy", "low", "high"), found, strict=True))
+            correct = np.full(len(predicted), np.nan)
+        else:
+            correct = (predicted == items.labels).astype(np.float64)
+            row |= _accuracy(correct, plan.clusters, items.weights)
+            self.by_condition += _per_condition(row, plan, correct)
+        self.predictions.append(_prediction_rows(row, plan, predicted, correct))
+
+    def result(self, target: str, group: str) -> ProbeResult:
+        """Return what was collected."""
+        table = pd.DataFrame(self.table, columns=list(COLUMNS))
+        for _, part in table.dropna(subset=["p_adjusted"]).groupby(["target", "site"], sort=False):
+            table.loc[part.index, "q"] = benjamini_hochberg(part["p_adjusted"].to_numpy(dtype=np.float64))
+        return ProbeResult(
+            table,
+            pd.DataFrame(self.by_condition, columns=list(BY_CONDITION)),
+            pd.concat(self.predictions, ignore_index=True)
+            if self.predictions
+            else pd.DataFrame(columns=list(PREDICTIONS)),
+            target,
+            {**run_identity(self.run), "target": target, "grouped_by": group, **self.made},
+        )
+
+
+def _tell(rows: list[dict[str, Any]], found: Evidence) -> None:
+    for number, row in enumerate(rows):
+        row |= {
+            "shuffle_mean": found.mean[number], "shuffle_low": found.low[number], "shuffle_high": found.high[number],
+            "p": found.p[number], "p_adjusted": found.p_adjusted[number],
+        }  # fmt: skip
 
 
 def _accuracy(correct: FloatArray, clusters: list[IntArray], weights: FloatArray) -> dict[str, float]:
@@ -195,7 +313,7 @@ def _accuracy(correct: FloatArray, clusters: list[IntArray], weights: FloatArray
     return {"accuracy": accuracy, "low": low, "high": high}
 
 
-def _per_condition(base: dict[str, Any], plan: _Plan, correct: FloatArray) -> list[dict[str, Any]]:
+def _per_condition(base: dict[str, Any], plan: Plan, correct: FloatArray) -> list[dict[str, Any]]:
     """Return the unweighted accuracy within each condition, from the same predictions."""
     condition = plan.items.frame["condition"].astype(str).to_numpy()
     rows = []
@@ -214,22 +332,26 @@ def _per_condition(base: dict[str, Any], plan: _Plan, correct: FloatArray) -> li
     return rows
 
 
-def _prediction_rows(base: dict[str, Any], plan: _Plan, predicted: IntArray) -> pd.DataFrame:
-    classes = np.array(plan.items.classes, dtype=object)
+def _prediction_rows(base: dict[str, Any], plan: Plan, predicted: NDArray[Any], correct: FloatArray) -> pd.DataFrame:
+    items = plan.items
+    classes = np.array(items.classes, dtype=object)
+    numeric = items.numbers is not None
     return pd.DataFrame(
         {
             "task": base["task"],
             "site": base["site"],
-            "id": plan.items.frame["id"].astype(str),
-            "condition": plan.items.frame["condition"].astype(str),
+            "target": base["target"],
+            "id": items.frame["id"].astype(str),
+            "condition": items.frame["condition"].astype(str),
             "group": plan.clusters[0],
             "fold": plan.fold_of,
-            "label": classes[plan.items.labels],
-            "predicted": classes[predicted],
-            "correct": predicted == plan.items.labels,
-            "weight": plan.items.weights,
+            "label": items.numbers if numeric else classes[items.labels],
+            "predicted": predicted if numeric else classes[predicted],
+            "correct": correct if numeric else correct.astype(bool),
+            "words": items.words.astype(object),
+            "weight": items.weights,
         },
-        columns=list(_PREDICTIONS),
+        columns=list(PREDICTIONS),
     )
 
 

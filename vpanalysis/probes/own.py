@@ -48,6 +48,8 @@ def own_accuracy(run: RunLike, result: ProbeResult, *, prediction: str = "pred_l
     RunError
         When the Run has no such column, or lacks an item that was probed.
     """
+    if result.target == "both":
+        result = result.of("truth")
     table = run.predictions
     if prediction not in table.columns:
         have = [str(c) for c in table.columns if str(c).startswith("pred_") and not str(c).endswith("_raw")]

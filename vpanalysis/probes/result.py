@@ -2,8 +2,8 @@
 
 A row of :attr:`ProbeResult.table` is one task at one site::
 
-    task             site        site_order  reducer  target  accuracy  low   high  chance  majority    n  n_groups
-    age_prediction   encoder[2]           3  mean     truth       0.99  0.96  1.00    0.25      0.27  200        61
+    task             site        reducer  target  accuracy  low   high  chance  shuffle_low  shuffle_high     p    n
+    age_prediction   encoder[2]  mean     truth       0.99  0.96  1.00    0.25         0.18          0.33  0.05  200
 
 ``predictions`` keeps every out-of-fold prediction with its fold and group, so that any other summary (confusions, a
 paired test between sites, accuracy on the items that the model got wrong) needs no refit.
@@ -11,29 +11,41 @@ paired test between sites, accuracy on the items that the model got wrong) needs
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
+from vpanalysis import stats
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
 
-__all__ = ["COLUMNS", "ProbeResult"]
+__all__ = ["BY_CONDITION", "COLUMNS", "PREDICTIONS", "ProbeResult"]
 
 COLUMNS = (
-    "task", "site", "site_order", "reducer", "target", "accuracy", "low", "high", "chance", "majority", "n",
-    "n_groups", "n_classes", "group", "note",
+    "task", "site", "site_order", "reducer", "target", "metric", "accuracy", "low", "high", "chance", "majority",
+    "shuffle_mean", "shuffle_low", "shuffle_high", "p", "p_adjusted", "q", "n", "n_train", "n_groups", "n_classes",
+    "group", "note",
 )  # fmt: skip
 """Columns of :attr:`ProbeResult.table`."""
 
+BY_CONDITION = ("task", "site", "site_order", "target", "condition", "accuracy", "low", "high", "n", "n_groups")
+PREDICTIONS = (
+    "task", "site", "target", "id", "condition", "group", "fold", "label", "predicted", "correct", "words", "weight",
+)  # fmt: skip
+
 _FILES = ("table", "by_condition", "predictions")
+_WITHIN = ("task", "site", "target", "claim", "accuracy", "low", "high", "chance", "n", "n_groups")
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,17 +55,22 @@ class ProbeResult:
     Attributes
     ----------
     table : DataFrame
-        One row a task and site, columns :data:`COLUMNS`. ``accuracy`` is over out-of-fold predictions under the item
-        weights, ``low`` and ``high`` its interval, ``chance`` one over the number of classes, ``majority`` the
-        accuracy of always naming the commonest class, ``group`` what the folds kept together, ``note`` what to know.
-        A probe that cannot be made has an empty (NaN) accuracy and its reason in ``note``.
+        One row a task and site (and target), columns :data:`COLUMNS`. ``accuracy`` is over out-of-fold predictions
+        under the item weights (R^2 where ``metric`` says ``"R2"``), ``low`` and ``high`` its interval, ``chance`` one
+        over the number of classes, ``majority`` the accuracy of always naming the commonest class. ``shuffle_mean``,
+        ``shuffle_low`` and ``shuffle_high`` describe the same probes on shuffled labels, ``p`` compares with them,
+        ``p_adjusted`` with their best site (199 shuffles at least), ``q`` is the latter adjusted over tasks. ``n`` and
+        ``n_train`` count items and those of the smallest training set, ``group`` says what the folds kept together,
+        ``note`` what to know. A probe that cannot be made has an empty (NaN) accuracy and its reason in ``note``.
     by_condition : DataFrame
         The same predictions per condition, unweighted: task, site, condition, accuracy, low, high, n, n_groups.
     predictions : DataFrame
-        One row an item and site: task, site, id, condition, group, fold, label, predicted, correct, weight.
+        One row an item and site: task, site, target, id, condition, group, fold, label, predicted, correct, words (what
+        is claimed), weight.
     target : str
     settings : mapping
-        Run, grouping, number of folds, C, seed, level and conditions: what is needed to repeat it.
+        What is needed to repeat it: the Run and the hash of its manifest, grouping, number of folds, estimator, C,
+        shuffles, seed, level and conditions.
     """
 
     table: pd.DataFrame
@@ -82,10 +99,123 @@ class ProbeResult:
             raise RunError("cannot show the probe curve", found=repr(task), allowed=self.tasks, word=task)
         return self.table[self.table["task"] == task].sort_values("site_order", kind="stable").reset_index(drop=True)
 
+    def of(self, target: str) -> ProbeResult:
+        """Return the part of one target, ``"truth"`` or ``"claim"`` of a result for both.
+
+        Parameters
+        ----------
+        target : str
+
+        Returns
+        -------
+        ProbeResult
+
+        Raises
+        ------
+        RunError
+            For a target that was not probed.
+        """
+        have = list(dict.fromkeys(self.table["target"]))
+        if target not in have:
+            raise RunError("cannot show the probes", found=f"target {target!r}", allowed=have, word=target)
+        parts = {name: getattr(self, name) for name in _FILES}
+        kept = {
+            name: part[part["target"] == target].reset_index(drop=True) if len(part) else part
+            for name, part in parts.items()
+        }
+        return ProbeResult(**kept, target=target, settings={**self.settings, "target": target})
+
     def pivot(self) -> pd.DataFrame:
-        """Return accuracies with a row a site and a column a task."""
-        wide = self.table.pivot(index="site", columns="task", values="accuracy")
-        return wide.reindex(index=self.sites, columns=self.tasks)
+        """Return accuracies with a row a site and a column a task; (target, task) in a result for both targets."""
+        both = self.table["target"].nunique() > 1
+        columns = ["target", "task"] if both else "task"
+        wide = self.table.pivot(index="site", columns=columns, values="accuracy").reindex(index=self.sites)
+        return wide if both else wide.reindex(columns=self.tasks)
+
+    def within_claims(self, task: str | None = None) -> pd.DataFrame:
+        """Return accuracy within each claim: of the items whose words assert the same thing.
+
+        Where the words are tied to the truth (a benchmark of conflict items only), a probe of the words beats chance
+        over all items, but not among items that say the same.
+
+        Parameters
+        ----------
+        task : str, optional
+            Default: all tasks.
+
+        Returns
+        -------
+        DataFrame
+            Columns task, site, target, claim, accuracy, low, high, chance (one over the labels that occur with this
+            claim), n, n_groups; unweighted, groups as the unit. Claims with one label are left out: nothing is to be
+            told apart there.
+
+        Raises
+        ------
+        RunError
+            For a task that was not probed.
+        """
+        rows = self.predictions
+        if task is not None:
+            self.curve(task)
+            rows = rows[rows["task"] == task]
+        level = float(self.settings.get("level", 0.95))
+        out: list[dict[str, Any]] = []
+        said = rows[(rows["words"] != "") & (rows["target"] == "truth")]
+        for (name, site, target, claim), part in said.groupby(["task", "site", "target", "words"], sort=False):
+            labels = part["label"].nunique()
+            if labels < 2:
+                continue
+            found = stats.proportion(
+                part["correct"].to_numpy(dtype=float), {"group": part["group"].to_numpy()}, level=level
+            )
+            out.append(
+                {
+                    "task": name, "site": site, "target": target, "claim": claim, "accuracy": found.value,
+                    "low": found.low, "high": found.high, "chance": 1.0 / labels, "n": len(part),
+                    "n_groups": part["group"].nunique(),
+                }
+            )  # fmt: skip
+        return pd.DataFrame(out, columns=list(_WITHIN))
+
+    def to_dataset(self) -> xr.Dataset:
+        """Return the table as an xarray Dataset.
+
+        Returns
+        -------
+        Dataset
+            Dimensions target, task and site; a variable for every column that is not one of them; ``site_order`` is a
+            coordinate, settings are attributes (as JSON where they are no plain values). A site that was not probed for
+            a task is NaN, or empty.
+        """
+        import xarray as xr
+
+        index = pd.MultiIndex.from_product(
+            [list(dict.fromkeys(self.table["target"])), self.tasks, self.sites], names=["target", "task", "site"]
+        )
+        table = self.table.set_index(["target", "task", "site"]).drop(columns="site_order").reindex(index)
+        variables = {}
+        for column in table.columns:
+            # By shape rather than Dataset.from_dataframe, which would sort tasks and sites by the alphabet.
+            values = table[column].to_numpy()
+            if values.dtype == object:
+                values = np.array(["" if pd.isna(value) else str(value) for value in values], dtype=np.str_)
+            variables[column] = (index.names, values.reshape([len(level) for level in self._axes()]))
+        targets, tasks, sites = self._axes()
+        order = self.table.drop_duplicates("site").set_index("site")["site_order"].reindex(sites).to_numpy()
+        plain = (str, int, float)
+        about = {
+            key: value if isinstance(value, plain) and not isinstance(value, bool) else json.dumps(value, default=str)
+            for key, value in self.settings.items()
+        }
+        return xr.Dataset(
+            variables,
+            {"target": targets, "task": tasks, "site": sites, "site_order": ("site", order)},
+            {"kind": "ProbeResult", **about},
+        )
+
+    def _axes(self) -> tuple[list[str], list[str], list[str]]:
+        return list(dict.fromkeys(self.table["target"])), self.tasks, self.sites
 
     def plot(self, ax: Axes | None = None, *, task: str | None = None, **kwargs: Any) -> Axes:
         """Draw the layer curve of `task`, or of all tasks in one Axes when `task` is not given.
@@ -97,25 +227,60 @@ class ProbeResult:
             Needed only to choose one of several tasks.
         **kwargs
             Passed on to :func:`vpanalysis.plots.layer_curves`, for example ``claim_result`` or ``model_accuracy``.
+            A result for both targets draws both.
         """
         from vpanalysis import plots
 
+        shown = self
+        if self.target == "both":
+            shown = self.of("truth")
         if task is None and len(self.tasks) == 1:
             task = self.tasks[0]
         if task is None:
-            return plots.layer_overview(self, ax=ax, **kwargs)
-        return plots.layer_curves(self, task, ax=ax, **kwargs)
+            return plots.layer_overview(shown, ax=ax, **kwargs)
+        if shown is not self:
+            kwargs = {"claim_result": self.of("claim"), **kwargs}
+        return plots.layer_curves(shown, task, ax=ax, **kwargs)
 
-    def save(self, path: str | Path) -> Path:
-        """Write three parquet files and ``probe.json`` into the folder `path` and return it."""
-        folder = Path(path)
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write three parquet files and ``probe.json`` into a folder and return it.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Default: ``results/probe-<target>-<hash>`` of the Run that was probed; the same settings give the same
+            folder.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        RunError
+            Without `path`, for arrays and other things that are no Run on the disk, and for a Run that has changed.
+        """
+        folder = self._home() if path is None else Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         for name in _FILES:
             getattr(self, name).to_parquet(folder / f"{name}.parquet", index=False)
-        record = {"kind": "ProbeResult", "version": 1, "target": self.target, "settings": dict(self.settings)}
+        record = {"kind": "ProbeResult", "version": 2, "target": self.target, "settings": dict(self.settings)}
         # Last, so that a folder with this file is complete.
         (folder / "probe.json").write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
         return folder
+
+    def _home(self) -> Path:
+        run = Path(str(self.settings.get("path")))
+        manifest = run / "manifest.json"
+        if self.settings.get("path") is None or not manifest.is_file():
+            raise RunError("cannot save the probes", found="no Run on the disk", fix="name a folder")
+        if hashlib.sha256(manifest.read_bytes()).hexdigest() != self.settings.get("manifest_sha"):
+            raise RunError(
+                "cannot save the probes", found=f"a Run in {str(run)!r} that has changed since", fix="probe it again"
+            )
+        asked = {**self.settings, "path": None, "tasks": self.tasks, "sites": self.sites}
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+        return run / "results" / f"probe-{re.sub(r'[^A-Za-z0-9_-]', '-', self.target)}-{digest[:12]}"
 
     @classmethod
     def load(cls, path: str | Path) -> ProbeResult:
@@ -136,33 +301,44 @@ class ProbeResult:
 
     def _title(self) -> str:
         made = self.settings
+        trained = self.table["n_train"][self.table["accuracy"].notna()]
+        how = f"C={made.get('C', '?')}" if made.get("estimator", "logistic") == "logistic" else "ridge"
+        least = f", {int(trained.min())} or more training items a fold" if trained.notna().any() else ""
+        by = made.get("grouped_by", made.get("group_by", "?"))
+        split = f"{made.get('n_splits', '?')}{' x ' + str(made.get('n_splits')) if ' and ' in str(by) else ''} folds"
         return (
             f"ProbeResult: {self.target} of {made.get('run', 'a run')}, {len(self.tasks)} tasks x {len(self.sites)} "
-            f"sites, {made.get('n_splits', '?')} folds by {made.get('group_by', '?')}, C={made.get('C', '?')}"
+            f"sites, {split} by {by}{least}, {how}, {made.get('shuffles', 0)} label shuffles"
         )
 
     def _summary(self) -> pd.DataFrame:
-        """Return one row a task: best site, last site, chance."""
+        """Return one row a task and target: best site, its interval, its shuffles, chance."""
         rows = []
-        for task in self.tasks:
-            curve = self.curve(task)
-            made = curve.dropna(subset=["accuracy"])
+        several = self.table["target"].nunique() > 1
+        for (task, target), part in self.table.groupby(["task", "target"], sort=False):
+            name = {"task": task} | ({"target": target} if several else {})
+            made = part.dropna(subset=["accuracy"]).sort_values("site_order", kind="stable")
             if made.empty:
-                rows.append({"task": task, "best site": "", "accuracy": "not probed", "note": curve["note"].iloc[0]})
+                rows.append({**name, "best site": "", "accuracy": "not probed", "note": part["note"].iloc[0]})
                 continue
             best = made.iloc[int(made["accuracy"].to_numpy(dtype=float).argmax())]
-            rows.append(
-                {
-                    "task": task,
-                    "best site": best["site"],
-                    "accuracy": f"{best['accuracy']:.2f} [{best['low']:.2f}, {best['high']:.2f}]",
-                    "chance": f"{best['chance']:.2f}",
-                    "majority": f"{best['majority']:.2f}",
-                    "n": int(best["n"]),
-                    "groups": f"{int(best['n_groups'])} x {best['group']}",
-                    "note": best["note"],
-                }
-            )
+            row = {
+                **name,
+                "best site": best["site"],
+                "R2" if best["metric"] == "R2" else "accuracy": f"{best['accuracy']:.2f} [{best['low']:.2f}, "
+                f"{best['high']:.2f}]",
+                "chance": f"{best['chance']:.2f}",
+                "majority": f"{best['majority']:.2f}",
+            }
+            if pd.notna(best["p"]):
+                row["shuffled"] = f"{best['shuffle_mean']:.2f} [{best['shuffle_low']:.2f}, {best['shuffle_high']:.2f}]"
+                row["p"] = f"{best['p']:.3f}"
+            if pd.notna(best["p_adjusted"]):
+                row["p adjusted"] = f"{best['p_adjusted']:.3f}"
+            row |= {
+                "n": int(best["n"]), "groups": f"{int(best['n_groups'])} x {best['group']}", "note": best["note"],
+            }  # fmt: skip
+            rows.append(row)
         return pd.DataFrame(rows).fillna("")
 
     #: Said under every summary: the best of many looks better than it is.

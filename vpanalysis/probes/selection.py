@@ -22,10 +22,11 @@ import pandas as pd
 
 from vpanalysis.errors import RunError
 from vpanalysis.probes._intervals import accuracy_interval, difference_interval
-from vpanalysis.probes.estimator import DEFAULT_C, cross_val_predict, fit_predict, single_thread
+from vpanalysis.probes.estimator import DEFAULT_C, fit_predict, fit_sites, single_thread
 from vpanalysis.probes.layers import LEVEL, choose_sites, reducer_for
+from vpanalysis.probes.plans import choose_columns, make_plan
 from vpanalysis.probes.result import ProbeResult
-from vpanalysis.probes.splits import FloatArray, IntArray, check_grouping, group_ids, make_folds
+from vpanalysis.probes.splits import FloatArray, IntArray, group_ids
 from vpanalysis.probes.targets import ProbeTask, RunLike, read_states, select_task
 
 __all__ = ["SiteComparison", "compare_sites", "select_site"]
@@ -161,26 +162,27 @@ def compare_sites(
     RunError
         When a site is unknown or the task cannot be probed.
     """
-    columns = check_grouping(group_by)
     choose_sites(run.sites, [site_a, site_b])
     items = select_task(run, task, target, conditions)
+    if items.numbers is not None:
+        raise RunError(f"cannot compare sites on {task!r}", found=f"numbers in {target!r}", allowed="classes")
     if not len(items.rows) or len(items.classes) < 2:
         raise RunError(f"cannot compare sites on {task!r}", found=items.note or f"one class: {items.classes}")
+    columns = choose_columns([items], target, group_by, n_splits=n_splits, random_state=random_state)
     found = [group_ids(items.frame, column) for column in columns]
     clusters, group = [g for g, _ in found], " and ".join(dict.fromkeys(used for _, used in found))
     correct: list[FloatArray] = []
     n_train, note = 0, items.note
     with single_thread():
         if train_run is None:
-            folds = make_folds(
-                items.labels, clusters, n_splits=n_splits, random_state=random_state, weigh=items.train_weights
-            )
-            if not folds:
-                raise RunError(f"cannot compare sites on {task!r}", found=f"too few groups by {group}")
-            for site in (site_a, site_b):
-                states, _ = read_states(run, site, reducer_for(site, task, reducer), items.rows)
-                predicted = cross_val_predict(states, items.labels, folds, C=C)
-                correct.append((predicted == items.labels).astype(np.float64))
+            plan = make_plan(items, columns, n_splits=n_splits, random_state=random_state)
+            if not plan.folds:
+                raise RunError(f"cannot compare sites on {task!r}", found=str(plan.facts["note"]))
+            fits = fit_sites(
+                lambda site: read_states(run, site, reducer_for(site, task, reducer), items.rows)[0], (site_a, site_b),
+                plan.label_sets(0, random_state), C=C,
+            )  # fmt: skip
+            correct = [(fit.predicted == items.labels).astype(np.float64) for fit in fits]
         else:
             choose_sites(train_run.sites, [site_a, site_b])
             train, dropped = _training_items(train_run, items, columns, conditions)

@@ -39,7 +39,9 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from vpanalysis.errors import RunError
 
-__all__ = ["GROUPINGS", "Fold", "group_ids", "independence_weights", "make_folds", "mutual_information"]
+__all__ = [
+    "GROUPINGS", "Fold", "group_ids", "independence_weights", "independent_sets", "make_folds", "mutual_information",
+]  # fmt: skip
 
 GROUPINGS = ("speaker", "script", "both")
 """Accepted values of ``group_by``."""
@@ -206,6 +208,36 @@ def independence_weights(truth: NDArray[np.str_], words: NDArray[np.str_], rows:
     np.add.at(joint, (t, w), 1.0)
     weights: FloatArray = wanted[t, w] / joint[t, w]
     weights /= weights.mean()
+    return weights
+
+
+def independent_sets(truth: IntArray, words: IntArray, rows: IntArray | None = None) -> FloatArray:
+    """Return :func:`independence_weights` of many label sets at once.
+
+    Parameters
+    ----------
+    truth, words : array, shape (set, item), int64
+        Class numbers from 0.
+    rows : array, shape (row,), int64, optional
+        As in :func:`independence_weights`; all items by default.
+
+    Returns
+    -------
+    array, shape (set, item) or (set, row), float64
+    """
+    sets, t_size, w_size = len(truth), int(truth.max()) + 1, int(words.max()) + 1
+
+    def counted(codes: IntArray, size: int) -> FloatArray:
+        at = codes + size * np.arange(sets)[:, None]
+        return np.bincount(at.ravel(), minlength=sets * size).reshape(sets, size).astype(np.float64)
+
+    wanted = counted(truth, t_size)[:, :, None] * counted(words, w_size)[:, None, :]
+    t, w = (truth, words) if rows is None else (truth[:, rows], words[:, rows])
+    pair = t * w_size + w
+    joint = counted(pair, t_size * w_size)
+    ratio = np.divide(wanted.reshape(sets, -1), joint, out=np.zeros_like(joint), where=joint > 0)
+    weights: FloatArray = np.take_along_axis(ratio, pair, axis=1)
+    weights /= weights.mean(axis=1, keepdims=True)
     return weights
 
 

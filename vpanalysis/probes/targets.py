@@ -5,6 +5,7 @@
 ``claim``  what the words assert, over items whose words assert something. For the pattern tasks that is the claimed
            *level* ("high"), not the options that begin with it.
 a column   any metadata column of the Run's predictions: ``speaker`` (grouped by script), ``script``, ``condition`` ...
+           A column of numbers is not cut into classes: it is read by ridge regression.
 
 By default conflict and congruent items are pooled, twins of one design cell, and weighted so that the words carry no
 information about the truth nor the truth about the words; see ``splits.py`` for why two-label tasks need it. What a
@@ -97,6 +98,8 @@ class ProbeTask:
         Of each item in the accuracy, mean 1; see :func:`vpanalysis.probes.splits.independence_weights`.
     note : str
         What a reader of the accuracy has to know; empty when nothing.
+    numbers : array, shape (item,), float64, or None
+        The values of a numeric target; `classes` is empty then, and `labels` are quarters of the range, to stratify by.
     """
 
     task: str
@@ -109,6 +112,7 @@ class ProbeTask:
     words: NDArray[np.str_]
     weights: FloatArray
     note: str
+    numbers: FloatArray | None = None
 
     def train_weights(self, rows: IntArray) -> FloatArray:
         """Return the weights that make truth and words independent within the training items `rows`."""
@@ -121,6 +125,7 @@ class ProbeTask:
         return replace(
             self, rows=self.rows[keep], frame=self.frame[keep].reset_index(drop=True), labels=self.labels[keep],
             truth=truth, words=words, weights=weights,
+            numbers=None if self.numbers is None else self.numbers[keep],
         )  # fmt: skip
 
 
@@ -185,6 +190,8 @@ def select_task(run: RunLike, task: str, target: str = "truth", conditions: Sequ
     keep &= values.notna().to_numpy()
     rows = np.flatnonzero(keep).astype(np.int64)
     frame = table.iloc[rows].reset_index(drop=True)
+    if target not in ("truth", "claim") and _is_numeric(values):
+        return _numeric(task, target, rows, frame, values.iloc[rows].to_numpy(dtype=np.float64))
     text = values.iloc[rows].astype(str).to_numpy(dtype=np.str_)
     classes, labels = np.unique(text, return_inverse=True)
     truth, words = text, np.full(len(text), "", dtype=np.str_)
@@ -196,6 +203,20 @@ def select_task(run: RunLike, task: str, target: str = "truth", conditions: Sequ
     return ProbeTask(
         task, target, rows, frame, labels.astype(np.int64), tuple(str(c) for c in classes), truth, words, weights, note
     )
+
+
+def _is_numeric(values: pd.Series[Any]) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype))
+
+
+def _numeric(task: str, target: str, rows: IntArray, frame: pd.DataFrame, numbers: FloatArray) -> ProbeTask:
+    if not np.isfinite(numbers).all():
+        raise RunError(f"cannot probe {target!r} of {task!r}", found="infinite values", allowed="finite numbers")
+    cuts = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75])) if len(numbers) else np.zeros(0)
+    quarter = np.unique(np.searchsorted(cuts, numbers, side="right"), return_inverse=True)[1].astype(np.int64)
+    nothing, ones = np.full(len(rows), "", dtype=np.str_), np.ones(len(rows))
+    note = "" if len(rows) else "no items with this label"
+    return ProbeTask(task, target, rows, frame, quarter, (), nothing, nothing, ones, note, numbers)
 
 
 def _label_column(table: pd.DataFrame, target: str, keep: NDArray[np.bool_]) -> pd.Series[Any]:

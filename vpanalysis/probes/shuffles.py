@@ -1,0 +1,140 @@
+"""Shuffled labels that keep everything but the tie between label and state.
+
+Why it exists. A shuffle is a fair control only if it could have happened: labels that come by speaker must be shuffled
+by speaker, or 200 clips of ten speakers pass for 200 independent observations and everything is significant.
+
+The idea. The smallest thing that moves is a design cell: its twins (same voice, other words) take the labels of another
+cell's twins, condition by condition. Where all items of a group (a speaker) have one label, whole groups trade labels.
+Elsewhere cells trade labels within their group, and groups of the same make-up (as many cells of the same conditions)
+trade all their labels at once, so that a group of a single cell is not stuck with its own. Restricted permutations of
+this kind are those of Winkler et al. 2015, "Multi-level block permutation". All sites of a task share each shuffle,
+which is what makes the maximum over sites a test of the family (Westfall and Young 1993).
+
+>>> rows = shuffled_rows(np.array([0, 0, 1, 1]), [np.array([0, 0, 1, 1])], np.arange(4), np.zeros(4), 1, seed=3)
+>>> rows[0] // 2                               # two groups with a label each: they trade, or they do not
+array([1, 1, 0, 0])
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vpanalysis.probes.splits import FloatArray, IntArray
+
+__all__ = ["Evidence", "evidence", "shuffled_rows"]
+
+FEWEST_ADJUSTED = 199
+"""Shuffles that adjusted p values take at least: the smallest possible p is then 0.005."""
+
+
+def shuffled_rows(
+    labels: NDArray[Any],
+    groupings: Sequence[IntArray],
+    cells: NDArray[Any],
+    conditions: NDArray[Any],
+    n: int,
+    seed: int | None = 0,
+) -> IntArray:
+    """Draw `n` shuffles: from which item each item takes its label.
+
+    Parameters
+    ----------
+    labels : array, shape (item,)
+        Class numbers or numbers; only looked at for being constant within groups.
+    groupings : sequence of arrays, shape (item,), int64
+        Group numbers of the split. The first grouping within whose groups the labels are constant is shuffled as a
+        whole; where there is none, labels are shuffled within the groups of the first. Cells lie within groups.
+    cells : array, shape (item,)
+        Which items move together.
+    conditions : array, shape (item,)
+        Twins take labels from twins of the same condition.
+    n : int
+    seed : int or None
+
+    Returns
+    -------
+    array, shape (n, item), int64
+        Within groups every row is a permutation, so that each label is kept as often as it was. Between whole groups
+        of different sizes it is the number of groups with each label that is kept.
+    """
+    rng = np.random.default_rng(seed)
+    out = np.empty((n, len(labels)), dtype=np.int64)
+    for groups in groupings:
+        ids, first, which = np.unique(groups, return_index=True, return_inverse=True)
+        if bool((labels == labels[first][which]).all()):
+            for row in out:
+                row[:] = first[rng.permutation(len(ids))][which]
+            return out
+    families = _families(groupings[0], cells, conditions)
+    for row in out:
+        for members in families:
+            for target, source in zip(members, rng.permutation(len(members)), strict=True):
+                for to, of in zip(target, members[source], strict=True):
+                    row[to] = of[rng.permutation(len(of))] if len(of) > 1 else of
+    return out
+
+
+def _families(groups: IntArray, cells: NDArray[Any], conditions: NDArray[Any]) -> list[list[list[IntArray]]]:
+    """Return groups by make-up; a group is, for each kind of cell in it, an array of rows (cell, twin)."""
+    names = np.unique(conditions.astype(str), return_inverse=True)[1]
+    twins: dict[Any, list[int]] = defaultdict(list)
+    for item in np.lexsort((np.arange(len(groups)), names)):
+        twins[groups[item], cells[item]].append(int(item))
+    kinds: dict[Any, dict[tuple[int, ...], list[list[int]]]] = defaultdict(lambda: defaultdict(list))
+    for (group, _), items in sorted(twins.items(), key=lambda pair: min(pair[1])):
+        kinds[group][tuple(names[items])].append(items)
+    families: dict[Any, list[list[IntArray]]] = defaultdict(list)
+    for made in kinds.values():
+        order = sorted(made)
+        make_up = tuple((kind, len(made[kind])) for kind in order)
+        families[make_up].append([np.array(made[kind], dtype=np.int64) for kind in order])
+    return list(families.values())
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the shuffles of a task say about its sites; arrays of shape (site,), float64, NaN without shuffles."""
+
+    mean: FloatArray
+    low: FloatArray
+    high: FloatArray
+    p: FloatArray
+    p_adjusted: FloatArray
+
+
+def evidence(scores: FloatArray, shuffled: FloatArray, *, level: float = 0.95) -> Evidence:
+    """Compare the scores of all sites of a task with their shuffles.
+
+    Parameters
+    ----------
+    scores : array, shape (site,), float64
+    shuffled : array, shape (site, shuffle), float64
+        Every column is one shuffle, the same at all sites.
+    level : float
+        Of the band from `low` to `high`.
+
+    Returns
+    -------
+    Evidence
+        ``p = (1 + number of shuffles that score at least as high) / (1 + number of shuffles)`` (Phipson and Smyth
+        2010). ``p_adjusted`` counts shuffles whose *best* site scores at least as high, which controls the chance of
+        one false site among all; NaN with fewer than 199 shuffles, which could not tell much.
+    """
+    sites, n = shuffled.shape
+    empty = np.full(sites, np.nan)
+    if not n or not sites:
+        return Evidence(*(empty.copy() for _ in range(5)))
+    tail = (1.0 - level) / 2.0
+    low, high = np.quantile(shuffled, [tail, 1.0 - tail], axis=1)
+    # Equal scores count; sums in another order may differ in the last bits.
+    reached = scores[:, None] - 1e-9
+    p = (1.0 + (shuffled >= reached).sum(axis=1)) / (1.0 + n)
+    best = shuffled.max(axis=0)
+    adjusted = (1.0 + (best[None] >= reached).sum(axis=1)) / (1.0 + n) if n >= FEWEST_ADJUSTED else empty
+    return Evidence(shuffled.mean(axis=1), low, high, p, adjusted)

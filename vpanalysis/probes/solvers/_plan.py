@@ -1,0 +1,211 @@
+"""What every batched probe needs to be told, checked once: labels, folds, weights, groups, blocks of sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vpanalysis.errors import RunError
+from vpanalysis.probes.solvers._scaling import Scaled, check_states
+from vpanalysis.probes.solvers.ridge import CHOICES
+from vpanalysis.probes.solvers.strength import inner_folds
+
+__all__ = ["Folds", "Plan", "Progress", "checked_labels", "fitable"]
+
+Folds = Sequence[Any]
+Progress = Callable[[int, int], None]
+
+BLOCK_ELEMENTS = 80_000
+"""Fitted values of a block of sites on the CPU: a handful of such arrays stay in a core's cache."""
+
+_SITES, _BYTES, _DEVICE_BYTES = 16, 4e8, 8e9
+"""Largest block of sites: their number, and about what they take in memory, on the CPU and elsewhere."""
+
+
+def checked_labels(labels: NDArray[np.integer[Any]], n_classes: int | None) -> tuple[NDArray[np.int64], int]:
+    """Return labels of shape (label_set, item) and the number of classes."""
+    table = np.atleast_2d(np.asarray(labels))
+    if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer) or not table.size or table.min() < -1:
+        raise RunError(
+            "cannot fit probes", found=f"labels of shape {np.shape(labels)} and type {table.dtype}",
+            allowed="class numbers from 0, shape (label_set, item); -1 for no label",
+        )  # fmt: skip
+    classes = int(table.max()) + 1 if n_classes is None else n_classes
+    if classes < 2 or table.max() >= classes:
+        raise RunError(
+            "cannot fit probes", found=f"labels up to {table.max()}", allowed=f"{classes} classes, two at least"
+        )
+    return table.astype(np.int64), classes
+
+
+def fitable(
+    table: NDArray[Any], plan: Plan, allowed: Callable[[int], NDArray[np.float64]], classes: int, one_class: str
+) -> NDArray[np.bool_]:
+    """Return which label sets have two classes in the training rows of each fold, shape (fold, label_set)."""
+    if one_class not in ("raise", "nan"):
+        raise RunError("cannot fit probes", found=f"one_class={one_class!r}", allowed=("raise", "nan"), word=one_class)
+    out = np.zeros((len(plan.folds), len(table)), dtype=bool)
+    for fold, (train, _) in enumerate(plan.folds):
+        heavy = allowed(fold)[:, train] > 0
+        here = table[:, train]
+        count = sum((heavy & (here == number)).any(axis=1).astype(int) for number in range(classes))
+        out[fold] = cast("NDArray[np.int64]", count) > 1
+        if one_class == "raise" and not out[fold].all():
+            number = int(np.argmin(out[fold]))
+            found = sorted(set(here[number][heavy[number]].tolist()))
+            raise RunError(
+                "cannot train a classifier",
+                found=f"{'one class only, ' + str(found[0]) if found else 'no label at all'}, in label set {number} in"
+                f" the training items of fold {fold}",
+                fix="use fewer folds or a stratified split, or leave these cells empty with one_class='nan'",
+            )
+    return out
+
+
+class Plan:
+    """What logistic and ridge share: checked arguments, blocks of sites, rows of folds on the device."""
+
+    def __init__(
+        self,
+        X: Any,
+        shape: tuple[int, ...],
+        folds: Folds,
+        weights: NDArray[np.floating[Any]] | None,
+        groups: NDArray[Any] | None,
+        penalties: Any,
+        choose: str,
+        names: Sequence[str] | None,
+        device: str,
+        progress: Progress | None,
+    ) -> None:
+        self._X, self.sites, self.items, self._progress = X, len(X), shape[1], progress
+        self._label_sets = shape[0]
+        self.device = torch.device(device)
+        self._names = [f"site {number}" for number in range(self.sites)] if names is None else list(names)
+        if len(self._names) != self.sites or not self.sites:
+            raise RunError("cannot fit probes", found=f"{self.sites} sites and {len(self._names)} names")
+        self.folds = [_checked(fold, self.items) for fold in folds]
+        tested = np.concatenate([test for _, test in self.folds]) if self.folds else np.zeros(0, dtype=np.int64)
+        if not len(self.folds) or len(np.unique(tested)) != len(tested):
+            raise RunError("cannot fit probes", found="no folds" if not self.folds else "an item tested in two folds")
+        self.rows = [
+            (torch.from_numpy(train).to(self.device), torch.from_numpy(test).to(self.device))
+            for train, test in self.folds
+        ]
+        own = [getattr(fold, "weights", None) for fold in folds]
+        self._weights = _weights(weights, own, self.folds, self._label_sets, self.items)
+        self.penalties = np.asarray(penalties, dtype=np.float64).reshape(-1)
+        if not len(self.penalties) or not (np.isfinite(self.penalties) & (self.penalties > 0)).all():
+            raise RunError(
+                "cannot fit probes", found=f"penalties {self.penalties.tolist()}", allowed="positive numbers"
+            )
+        self.choose = choose
+        if choose not in CHOICES:
+            raise RunError("cannot choose a penalty", found=f"choose={choose!r}", allowed=CHOICES, word=choose)
+        self._groups = np.arange(self.items)
+        if groups is not None or choose == "groups":
+            if groups is None or np.asarray(groups).shape != (self.items,):
+                raise RunError(
+                    "cannot leave out groups",
+                    found="none" if groups is None else f"shape {np.asarray(groups).shape}",
+                    allowed="(item,)",
+                )
+            self._groups = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    def weighing(self, used: NDArray[np.bool_]) -> Callable[[int], NDArray[np.float64]]:
+        """Return the function from a fold to the weights (label_set, item), zero where `used` is false."""
+        return lambda fold: np.where(used, self._weights[fold if len(self._weights) > 1 else 0], 0.0)
+
+    def groups(self, fold: int) -> list[Tensor] | None:
+        """Return the positions, among the training rows of `fold`, of each group to leave out; None if none are."""
+        if self.choose != "groups":
+            return None
+        here = self._groups[self.folds[fold][0]]
+        if len(np.unique(here)) < 2:
+            raise RunError("cannot leave out groups", found=f"one group in the training items of fold {fold}")
+        return [torch.from_numpy(np.flatnonzero(here == g)).to(self.device) for g in np.unique(here)]
+
+    def inner_folds(self, fold: int, splits: int) -> list[NDArray[np.bool_]]:
+        """Return which training rows of `fold` each inner fold leaves out."""
+        return inner_folds(self._groups[self.folds[fold][0]], splits, fold)
+
+    def run(self, work: Callable[[list[int], list[Scaled], int], None], columns: int, *, iterates: bool) -> None:
+        """Call `work` for every block of sites and every fold.
+
+        `columns` says how many fitted values there are per item, `iterates` whether they are gone over again and again.
+        """
+        done, total = 0, self.sites * len(self.folds)
+        for sites, scaled in self._blocks(columns, iterates):
+            for fold in range(len(self.folds)):
+                work(sites, scaled, fold)
+                done += len(sites)
+                if self._progress is not None:
+                    self._progress(done, total)
+
+    def _largest_block(self, columns: int, features: int, iterates: bool) -> int:
+        train = max(len(rows) for rows, _ in self.folds)
+        size = 8 * (3 * self.items * features + 6 * train * train + 12 * train * columns)
+        if self.device.type != "cpu":
+            return max(1, int(_DEVICE_BYTES / size))
+        cached = BLOCK_ELEMENTS / (train * columns) if iterates else _SITES
+        return max(1, min(round(cached), int(_BYTES / size), _SITES))
+
+    def _blocks(self, columns: int, iterates: bool) -> Iterator[tuple[list[int], list[Scaled]]]:
+        sites: list[int] = []
+        scaled: list[Scaled] = []
+        for site in range(self.sites):
+            states = np.asarray(self._X[site])
+            check_states(states, self._names[site], self.items)
+            tensor = torch.from_numpy(np.ascontiguousarray(states.astype(np.float64, copy=False))).to(self.device)
+            one = Scaled(tensor, self.rows)
+            # Sites of a block are solved in one batch, so they have to have coefficients of one kind and number.
+            limit = self._largest_block(columns, states.shape[1], iterates)
+            if sites and (len(sites) >= limit or one.kind != scaled[0].kind):
+                yield sites, scaled
+                sites, scaled = [], []
+            sites.append(site)
+            scaled.append(one)
+        if sites:
+            yield sites, scaled
+
+
+def _checked(fold: Any, items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    train, test = (fold.train, fold.test) if hasattr(fold, "train") else fold
+    train, test = (np.asarray(rows).astype(np.int64) for rows in (train, test))
+    both = np.concatenate([train, test])
+    if not len(train) or not len(test) or len(np.unique(both)) != len(both) or both.min() < 0 or both.max() >= items:
+        raise RunError(
+            "cannot use the fold", found=f"{len(train)} training and {len(test)} test items of {items}",
+            allowed="disjoint row numbers, at least one on each side",
+        )  # fmt: skip
+    return train, test
+
+
+def _weights(
+    weights: NDArray[np.floating[Any]] | None,
+    own: list[Any],
+    folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    label_sets: int,
+    items: int,
+) -> NDArray[np.float64]:
+    """Return weights of shape (1 or fold, label_set, item)."""
+    if weights is None:
+        if any(w is None for w in own):
+            return np.ones((1, label_sets, items))
+        out = np.zeros((len(folds), label_sets, items))
+        for fold, ((train, _), weight) in enumerate(zip(folds, own, strict=True)):
+            out[fold][:, train] = weight
+        return out
+    given = np.asarray(weights, dtype=np.float64)
+    shapes = {1: (items,), 2: (label_sets, items), 3: (len(folds), label_sets, items)}
+    if given.shape != shapes.get(given.ndim) or not np.isfinite(given).all() or (given < 0).any():
+        raise RunError(
+            "cannot weigh the items", found=f"weights of shape {given.shape}",
+            allowed=f"finite, not negative, shape {shapes[1]}, {shapes[2]} or {shapes[3]}",
+        )  # fmt: skip
+    return np.broadcast_to(given, (given.shape[0] if given.ndim == 3 else 1, label_sets, items))
