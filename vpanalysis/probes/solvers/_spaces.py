@@ -40,6 +40,7 @@ class Space(Protocol):
     size: int
     items: int
     batch: int
+    inner: torch.dtype
 
     def forward(self, coef: Float[Tensor, "b m k sets"]) -> Float[Tensor, "b n k sets"]:
         """Return fitted values, without intercept."""
@@ -71,15 +72,24 @@ def _resolvent(gram: Float[Tensor, "b m m"], c: Float[Tensor, " b"]) -> Float[Te
 
 
 class ItemSpace:
-    """One coefficient per training item; `gram` holds the inner products of the *centred* training rows."""
+    """One coefficient per training item.
 
-    def __init__(self, gram: Float[Tensor, "b n n"]) -> None:
-        self.gram = gram
+    Parameters
+    ----------
+    gram : tensor, shape (batch, item, item), floating
+        Inner products of the *centred* training rows.
+    inner : torch.dtype, optional
+        Precision of the preconditioner and of what it is applied to; default that of `gram`.
+    """
+
+    def __init__(self, gram: Float[Tensor, "b n n"], inner: torch.dtype | None = None) -> None:
+        self.gram, self.inner = gram, gram.dtype if inner is None else inner
         self.batch, self.size, self.items = gram.shape[0], gram.shape[1], gram.shape[1]
         # Far below this curvature the resolvent is the identity to the last digit and (r - M r) / c is noise.
         self._trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
         self._least = 1e-3 / self._trace.clamp_min(1e-30)
-        self._inverse, self._c = gram, torch.ones(self.batch, dtype=gram.dtype, device=gram.device)
+        self._gram = gram.to(self.inner)
+        self._inverse, self._c = self._gram, torch.ones_like(self._trace, dtype=self.inner)
 
     def forward(self, coef: Float[Tensor, "b n k sets"]) -> Float[Tensor, "b n k sets"]:
         return matmul_zero_sum(self.gram, coef)
@@ -100,8 +110,8 @@ class ItemSpace:
         return scale[:, None, None, None] * coef.square().sum((1, 2), keepdim=True)
 
     def set_curvature(self, c: Float[Tensor, " b"]) -> None:
-        self._c = torch.maximum(c, self._least)
-        self._inverse = _resolvent(self.gram, self._c)
+        self._c = torch.maximum(c, self._least).to(self.inner)
+        self._inverse = _resolvent(self._gram, self._c)
 
     def precondition(
         self, coef: Float[Tensor, "b n k sets"]
@@ -114,7 +124,7 @@ class FeatureSpace:
     """One coefficient per feature; `rows` are the training rows."""
 
     def __init__(self, rows: Float[Tensor, "b n d"]) -> None:
-        self.rows, self._columns = rows, rows.mT
+        self.rows, self._columns, self.inner = rows, rows.mT, rows.dtype
         self.batch, self.items, self.size = rows.shape
         self._gram = product(self._columns, rows)
         self._inverse = self._gram

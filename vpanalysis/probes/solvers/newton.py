@@ -39,6 +39,10 @@ _ROUNDING, _IDLE, _NOISE = 1e-14, 1e-13, 1e-22
 """Shares of the objective: what rounding changes in it, what a step worth its price gains, what no estimate tells."""
 
 
+_EASY, _EASY_TOL = (0.5, 3e4), 1e-10
+"""Where directions are sought in float32: range of ``C * weight * trace``, the lower end per item; smallest tolerance."""
+
+
 @dataclass(frozen=True)
 class LogisticFit:
     """Solutions for a batch of sites and all label sets.
@@ -150,9 +154,11 @@ def solve_logistic(
             curvature = wanted.clamp_min(_TINY)
             space.set_curvature(curvature)
         per_class = _BiasScale(spread.sum(1, keepdim=True), work.mask)
-        z, fz = space.precondition(r)
+        # Directions may be sought in less precision than they are judged in.
+        narrow = r.to(space.inner)
+        z, fz = space.precondition(narrow)
         zb = per_class(rb)
-        decrement = space.dot(r, z, fz) + (rb * zb).sum(2, keepdim=True)
+        decrement = space.dot(narrow, z, fz).to(rb.dtype) + (rb * zb).sum(2, keepdim=True)
         # Half the decrement estimates the distance from the minimum; where it is small enough, that is certified.
         # At rest: nothing left to gain, or a step that promised a gain and had none.
         idle = (before - total <= _IDLE * total) & (decrement > 10 * _IDLE * total) & (not fresh)
@@ -183,10 +189,10 @@ def solve_logistic(
             fresh, before = True, loss
             continue
         enough = torch.maximum(0.1 * work.aim[:, None, None] * total, decrement * _forcing(decrement, total))
-        direction = _Direction(space, p, work.cost, (r, rb), (z, fz, zb), decrement)
+        direction = _Direction(space, p, work.cost, (narrow, rb), (z, fz, zb), decrement)
         products += direction.run(per_class, enough, max_products)
         newton += 1
-        p, loss = _advance(space, work, total, r, rb, direction)
+        p, loss = _advance(space, work, total, r, rb, direction.result(space, r.dtype))
         fresh, before = False, total
 
 
@@ -217,9 +223,21 @@ def solve_gram(
     LogisticFit
         With one coefficient per item.
     """
-    fit = solve_logistic(ItemSpace(gram), onehot, weight, C=C, tol=tol, start=start)
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    stiff = C * float(weight.mean()) * trace
+    easy = bool((stiff < _EASY[1]).all()) and bool((stiff > _EASY[0] * gram.shape[1]).all()) and tol >= _EASY_TOL
+    fit = solve_logistic(ItemSpace(gram, torch.float32 if easy else None), onehot, weight, C=C, tol=tol, start=start)
     failed = ~(fit.gap <= tol * fit.objective)
     newton, products = fit.newton, fit.products
+    if easy and bool(failed.any()):
+        which = failed.any(0).nonzero()[:, 0]
+        again = solve_logistic(
+            ItemSpace(gram), onehot[..., which], weight if weight.shape[-1] == 1 else weight[..., which], C=C, tol=tol
+        )
+        fit.coef[..., which], fit.bias[..., which] = again.coef, again.bias
+        fit.objective[:, which], fit.gap[:, which] = again.objective, again.gap
+        newton, products = newton + again.newton, products + again.products
+        failed = ~(fit.gap <= tol * fit.objective)
     for site in failed.any(1).nonzero()[:, 0].tolist():
         which = failed[site].nonzero()[:, 0]
         rows, to_items = span_of(gram[site])
@@ -276,12 +294,12 @@ class _BiasScale:
     """Preconditioner of the intercepts: the diagonal of their Hessian, on intercepts that sum to zero over classes."""
 
     def __init__(self, diagonal: Float[Tensor, "b 1 k sets"], mask: Float[Tensor, "k sets"]) -> None:
-        self._inverse = diagonal.clamp_min(_TINY).reciprocal_().clamp_(max=1e100).masked_fill_(mask != 0, 0.0)
+        self._inverse = diagonal.clamp_min(_TINY).reciprocal_().clamp_(max=1e30).masked_fill_(mask != 0, 0.0)
         self._share = self._inverse / self._inverse.sum(2, keepdim=True)
 
     def __call__(self, values: Float[Tensor, "b 1 k sets"]) -> Float[Tensor, "b 1 k sets"]:
-        scaled = values * self._inverse
-        return scaled.sub_(self._share * scaled.sum(2, keepdim=True))
+        scaled = values * self._inverse.to(values.dtype)
+        return scaled.sub_(self._share.to(values.dtype) * scaled.sum(2, keepdim=True))
 
 
 class _Direction:
@@ -300,11 +318,12 @@ class _Direction:
         z: tuple[Tensor, Tensor, Tensor],
         rz: Tensor,
     ) -> None:
-        self.space, self.p, self.cost, self.rz = space, p, cost, rz
-        self.r, self.rb = r[0].clone(), r[1].clone()
-        self.d, self.fd, self.db = z
-        fz, zb = z[1:]
-        self.step, self.fstep, self.bstep = torch.zeros_like(z[0]), torch.zeros_like(fz), torch.zeros_like(zb)
+        inner = space.inner
+        self.space, self.p, self.cost, self.rz = space, p.to(inner), cost.to(inner), rz.to(inner)
+        self.r, self.rb = r[0].clone(), r[1].to(inner, copy=True)
+        self.d, self.fd, self.db = z[0], z[1], z[2].to(inner)
+        self._tiny = max(_TINY, torch.finfo(inner).tiny)
+        self.step, self.fstep, self.bstep = (torch.zeros_like(t) for t in (self.d, self.fd, self.db))
 
     def run(self, per_class: _BiasScale, enough: Float[Tensor, "b 1 1 sets"], limit: int) -> int:
         """Iterate until the squared residual is about `enough` everywhere; return the number of iterations.
@@ -312,8 +331,8 @@ class _Direction:
         The residual that counts is the preconditioned one, whose price is an iteration's. How much smaller it has
         become is therefore taken from the plain one; what is left after the Newton step is certified anyway.
         """
-        first = self._plain().clamp_min(_TINY)
-        aim = enough / self.rz.clamp_min(_TINY) * first
+        first = self._plain().clamp_min(self._tiny)
+        aim = enough.to(self.rz.dtype) / self.rz.clamp_min(self._tiny) * first
         for count in range(1, limit + 1):
             u = self.fd + self.db
             h = self.p * u
@@ -321,7 +340,7 @@ class _Direction:
             q, qb = self.space.back(h) + self.d, h.sum(1, keepdim=True)
             curvature = self.space.dot(self.d, self.d, self.fd) + u.mul_(h).sum((1, 2), keepdim=True)
             # In exact arithmetic it is positive; where it is not, rounding is all that is left.
-            length = (self.rz / curvature.clamp_min(_TINY)).masked_fill_(curvature <= 0, 0.0)
+            length = (self.rz / curvature.clamp_min(self._tiny)).masked_fill_(curvature <= 0, 0.0)
             self.step.addcmul_(length, self.d)
             self.fstep.addcmul_(length, self.fd)
             self.bstep.addcmul_(length, self.db)
@@ -334,7 +353,7 @@ class _Direction:
             z, fz = self.space.precondition(self.r)
             zb = per_class(self.rb)
             rz = self.space.dot(self.r, z, fz) + (self.rb * zb).sum(2, keepdim=True)
-            turn = (rz / self.rz.clamp_min(_TINY)).masked_fill_(solved, 0.0)
+            turn = (rz / self.rz.clamp_min(self._tiny)).masked_fill_(solved, 0.0)
             self.d, self.fd = z.addcmul_(turn, self.d), fz.addcmul_(turn, self.fd)
             self.db = zb.addcmul_(turn, self.db)
             self.rz = rz.masked_fill_(solved, 0.0)
@@ -343,15 +362,27 @@ class _Direction:
     def _plain(self) -> Float[Tensor, "b 1 1 sets"]:
         return self.r.square().sum((1, 2), keepdim=True) + self.rb.square().sum(2, keepdim=True)
 
+    def result(self, space: Space, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the step for coefficients, fitted values and intercepts."""
+        if self.step.dtype == dtype:
+            return self.step, self.fstep, self.bstep
+        step = self.step.to(dtype)
+        # Classes that sum to zero are taken to do so to the last digit.
+        step[:, :, -1] = -step[:, :, :-1].sum(2)
+        return step, space.forward(step), self.bstep.to(dtype)
 
-def _advance(space: Space, work: _Work, total: Tensor, r: Tensor, rb: Tensor, way: _Direction) -> tuple[Tensor, Tensor]:
-    """Go along the direction as far as the objective falls enough; return probabilities and loss there."""
-    falls = space.dot(r, way.step, way.fstep) + (rb * way.bstep).sum(2, keepdim=True)
+
+def _advance(
+    space: Space, work: _Work, total: Tensor, r: Tensor, rb: Tensor, way: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Go along the step as far as the objective falls enough; return probabilities and loss there."""
+    step, fstep, bstep = way
+    falls = space.dot(r, step, fstep) + (rb * bstep).sum(2, keepdim=True)
     length = work.active[:, None, None].to(total.dtype)
     for _ in range(60):
-        coef = torch.addcmul(work.coef, length, way.step)
-        fitted = torch.addcmul(work.fitted, length, way.fstep)
-        bias = torch.addcmul(work.bias, length, way.bstep)
+        coef = torch.addcmul(work.coef, length, step)
+        fitted = torch.addcmul(work.fitted, length, fstep)
+        bias = torch.addcmul(work.bias, length, bstep)
         p, loss = work.evaluate(fitted, bias)
         penalty = space.dot(coef, coef, fitted)
         # `not <=` also catches a step into infinities, and a negative square is one of rounding alone.
