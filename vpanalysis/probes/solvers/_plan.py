@@ -20,7 +20,7 @@ __all__ = ["Folds", "Plan", "Progress", "checked_labels", "fitable"]
 Folds = Sequence[Any]
 Progress = Callable[[int, int], None]
 
-BLOCK_ELEMENTS = 80_000
+BLOCK_ELEMENTS = 120_000
 """Fitted values of a block of sites on the CPU: a handful of such arrays stay in a core's cache."""
 
 _SITES, _BYTES, _DEVICE_BYTES = 16, 4e8, 8e9
@@ -153,7 +153,9 @@ class Plan:
         if self.device.type != "cpu":
             return max(1, int(_DEVICE_BYTES / size))
         cached = BLOCK_ELEMENTS / (train * columns) if iterates else _SITES
-        return max(1, min(round(cached), int(_BYTES / size), _SITES))
+        limit = max(1, min(round(cached), int(_BYTES / size), _SITES))
+        # Blocks of even size: a last one with a single site would pay what the others share.
+        return -(-self.sites // -(-self.sites // limit))
 
     def _blocks(self, columns: int, iterates: bool) -> Iterator[tuple[list[int], list[Scaled]]]:
         sites: list[int] = []

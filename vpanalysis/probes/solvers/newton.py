@@ -40,7 +40,7 @@ _ROUNDING, _IDLE, _NOISE = 1e-14, 1e-13, 1e-22
 
 
 _EASY, _EASY_TOL = (0.5, 3e4), 1e-10
-"""Where directions are sought in float32: range of ``C * weight * trace``, the lower end per item; smallest tolerance."""
+"""Where directions are sought in float32: range of ``C * weight * trace``, its lower end per item; least tolerance."""
 
 
 @dataclass(frozen=True)
