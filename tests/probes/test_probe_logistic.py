@@ -93,8 +93,10 @@ def solved(X: np.ndarray, labels: np.ndarray, classes: int, C: float, weights: n
     return fit, coef, fit.bias[0, 0].numpy().T - coef @ centre
 
 
-def compare(X: np.ndarray, labels: np.ndarray, classes: int, C: float, weights: np.ndarray | None) -> None:
-    fit, coef, bias = solved(X, labels, classes, C, weights, 1e-11)
+def compare(
+    X: np.ndarray, labels: np.ndarray, classes: int, C: float, weights: np.ndarray | None, tol: float = 1e-11
+) -> None:
+    fit, coef, bias = solved(X, labels, classes, C, weights, tol)
     for number, y in enumerate(labels):
         oracle = Oracle(X, y, C, None if weights is None else weights[number])
         here = oracle.model.classes_
@@ -106,11 +108,11 @@ def compare(X: np.ndarray, labels: np.ndarray, classes: int, C: float, weights: 
             w, b = w[1:] - w[:1], b[1:] - b[:1]
         ours = oracle.value(w, b)
         assert np.abs(p - oracle.p).max() < 1e-3
-        assert ours <= oracle.objective * (1 + 1e-10)
+        assert ours <= oracle.objective * (1 + 10 * tol)
         # What the solver says about itself is true: its objective, and that nothing lies below the bound.
         assert float(fit.objective[0, number]) == pytest.approx(ours, rel=1e-9)
         gap = float(fit.gap[0, number])
-        assert gap <= 1e-11 * ours
+        assert gap <= tol * ours * (1 + 1e-6)
         assert ours - gap <= oracle.objective * (1 + 1e-12)
 
 
@@ -123,10 +125,11 @@ def compare(X: np.ndarray, labels: np.ndarray, classes: int, C: float, weights: 
     sets=st.integers(1, 4),
     power=st.floats(-2, 2),
     weighted=st.booleans(),
+    tol=st.sampled_from([1e-9, 1e-11]),
     seed=st.integers(0, 99),
 )
 def test_it_is_the_optimum_that_scikit_learn_seeks(
-    kind: str, items: int, features: int, classes: int, sets: int, power: float, weighted: bool, seed: int
+    kind: str, items: int, features: int, classes: int, sets: int, power: float, weighted: bool, tol: float, seed: int
 ) -> None:
     X, labels = draw(kind, items, features, classes, sets, seed)
     X = StandardScaler().fit_transform(X)
@@ -138,7 +141,7 @@ def test_it_is_the_optimum_that_scikit_learn_seeks(
             for k in np.unique(y):  # scikit-learn keeps classes whose items have no weight
                 if row[y == k].sum() == 0:
                     row[y == k] = 1.0
-    compare(X, labels, classes, float(10**power), weights)
+    compare(X, labels, classes, float(10**power), weights, tol)
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
@@ -232,6 +235,29 @@ def test_repeated_items_are_solved_in_their_span(monkeypatch: pytest.MonkeyPatch
     X, labels = draw("noise", 80, 160, 4, 3, 0)
     compare(StandardScaler().fit_transform(X), labels, 4, 1.0, None)
     assert not asked
+
+
+@pytest.mark.parametrize("kind", ["noise", "repeated", "falling spectrum"])
+@pytest.mark.parametrize("C", [0.01, 100.0])
+def test_directions_in_float32_are_judged_in_float64(kind: str, C: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, labels = draw(kind, 80, 160, 4, 3, 0)
+    X = StandardScaler().fit_transform(X)
+    monkeypatch.setattr(newton, "_EASY", (0.0, np.inf))  # also where they are no good, and have to be given up
+    compare(X, labels, 4, C, None, 1e-9)
+    asked: list[torch.dtype] = []
+
+    class Spy(ItemSpace):
+        def set_curvature(self, c: torch.Tensor) -> None:
+            asked.append(self.inner)
+            super().set_curvature(c)
+
+    monkeypatch.setattr(newton, "ItemSpace", Spy)
+    compare(X, labels, 4, C, None, 1e-9)
+    assert asked[0] == torch.float32
+    asked.clear()
+    monkeypatch.setattr(newton, "_EASY", (0.0, 0.0))
+    compare(X, labels, 4, C, None, 1e-9)
+    assert set(asked) == {torch.float64}
 
 
 def test_the_span_is_orthonormal_and_maps_back() -> None:

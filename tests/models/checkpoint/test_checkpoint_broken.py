@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from releases import NAMINGS, Release, write_release
 from safetensors.torch import load_file, save_file
@@ -312,6 +312,8 @@ KEYS = st.sampled_from(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@example({"prompt_encoder_config": {"hidden_size": 0}}, False)
+@example({"text_config": None, "gate_mode": [], "expose_layers": None}, True)
 @given(st.dictionaries(KEYS, VALUES, max_size=4), st.booleans())
 def test_any_config_is_read_or_refused(whole, single, tmp_path_factory, changes, split):
     source = whole if split else single

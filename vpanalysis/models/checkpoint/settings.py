@@ -29,6 +29,7 @@ from vpanalysis.errors import ModelError
 from vpanalysis.models.checkpoint.bases import BASES, Base, base_of
 from vpanalysis.models.checkpoint.headers import read_inventory, read_json
 from vpanalysis.models.checkpoint.names import subtrees_of
+from vpanalysis.models.conventions import CONVENTIONS
 from vpanalysis.models.families import family_of
 from vpanalysis.models.pclm_config import PCLM_FIELDS
 
@@ -235,6 +236,8 @@ def read_settings(folder: Path, overrides: Mapping[str, Any] | None = None) -> S
 
 
 _NUMBERS = ("expose_layers", "gate_mlp_dims")
+_WORDS = ("gate_mode", "gate_mlp_act", "stream_sources", *CONVENTIONS)
+_BERT_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 def _of_kind(name: str, value: Any, folder: Path) -> Any:
@@ -242,9 +245,13 @@ def _of_kind(name: str, value: Any, folder: Path) -> Any:
     if name == "prompt_encoder_config":
         value = value.to_dict() if hasattr(value, "to_dict") else value
         fits, allowed = isinstance(value, Mapping), "an object"
+        if fits and not all(type(value[size]) is int and value[size] > 0 for size in _BERT_SIZES if size in value):
+            fits, allowed = False, f"an object with positive {', '.join(_BERT_SIZES)}"
     elif name in _NUMBERS:
         fits = isinstance(value, (list, tuple)) and all(type(number) is int for number in value)
         allowed = "a list of whole numbers"
+    elif name in _WORDS:
+        fits, allowed = isinstance(value, str), "a word"
     else:
         return value
     if not fits:

@@ -38,7 +38,6 @@ _TINY = 1e-300
 _ROUNDING, _IDLE, _NOISE = 1e-14, 1e-13, 1e-22
 """Shares of the objective: what rounding changes in it, what a step worth its price gains, what no estimate tells."""
 
-
 _EASY, _EASY_TOL = (0.5, 3e4), 1e-10
 """Where directions are sought in float32: range of ``C * weight * trace``, its lower end per item; least tolerance."""
 
@@ -83,9 +82,8 @@ class _Work:
     bound: Float[Tensor, "b sets"]
 
     def take(self, keep: Tensor) -> _Work:
-        cost = self.cost if self.cost.shape[-1] == 1 else self.cost[..., keep]
         return _Work(
-            self.columns[keep], self.onehot[..., keep], cost, self.mask[..., keep], self.coef[..., keep],
+            self.columns[keep], self.onehot[..., keep], _some(self.cost, keep), self.mask[..., keep], self.coef[..., keep],
             self.fitted[..., keep], self.bias[..., keep], self.active[..., keep], self.aim[..., keep],
             self.bound[..., keep],
         )  # fmt: skip
@@ -207,6 +205,9 @@ def solve_gram(
 ) -> LogisticFit:
     """Solve with one coefficient per item; what that leaves uncertified, again in an orthonormal basis of the span.
 
+    Where the problem is well conditioned, directions are sought in float32; steps, objectives and certificates are
+    float64 all the same (iterative refinement), and what float32 does not bring to its certificate is done without it.
+
     Item coefficients are quick but not unique where training rows depend on one another (the same clip twice, fewer
     features than items): what has no effect on the fit can grow until its rounding has one. In an orthonormal basis
     there is nothing of the kind, at the price of an eigendecomposition and twice the products.
@@ -231,9 +232,7 @@ def solve_gram(
     newton, products = fit.newton, fit.products
     if easy and bool(failed.any()):
         which = failed.any(0).nonzero()[:, 0]
-        again = solve_logistic(
-            ItemSpace(gram), onehot[..., which], weight if weight.shape[-1] == 1 else weight[..., which], C=C, tol=tol
-        )
+        again = solve_logistic(ItemSpace(gram), onehot[..., which], _some(weight, which), C=C, tol=tol)
         fit.coef[..., which], fit.bias[..., which] = again.coef, again.bias
         fit.objective[:, which], fit.gap[:, which] = again.objective, again.gap
         newton, products = newton + again.newton, products + again.products
@@ -247,9 +246,8 @@ def solve_gram(
             fit.objective, fit.gap, 0, 0,
         )  # fmt: skip
         again = solve_logistic(
-            FeatureSpace(rows[None]), onehot[..., which], weight if weight.shape[-1] == 1 else weight[..., which],
-            C=C, tol=tol, start=at if near else None,
-        )  # fmt: skip
+            FeatureSpace(rows[None]), onehot[..., which], _some(weight, which), C=C, tol=tol, start=at if near else None
+        )
         better = ~(again.gap[0] > fit.gap[site, which])
         which = which[better]
         fit.coef[site][..., which] = torch.einsum("nr,rkl->nkl", to_items, again.coef[0][..., better])
@@ -257,6 +255,11 @@ def solve_gram(
         fit.objective[site, which], fit.gap[site, which] = again.objective[0, better], again.gap[0, better]
         newton, products = newton + again.newton, products + again.products
     return replace(fit, newton=newton, products=products)
+
+
+def _some(weight: Tensor, which: Tensor) -> Tensor:
+    """Return the weights of some label sets, where they are not shared by all."""
+    return weight if weight.shape[-1] == 1 else weight[..., which]
 
 
 def _begin(
