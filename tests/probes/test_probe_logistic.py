@@ -15,9 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from vpanalysis.probes.logistic import LogisticProbe
-from vpanalysis.probes.solvers import newton
+from vpanalysis.probes.solvers import gram as by_items
 from vpanalysis.probes.solvers._spaces import FeatureSpace, ItemSpace, span_of
-from vpanalysis.probes.solvers.newton import LogisticFit, solve_gram, solve_logistic
+from vpanalysis.probes.solvers.gram import solve_gram
+from vpanalysis.probes.solvers.newton import LogisticFit, solve_logistic
 
 KINDS = ("noise", "separable", "collinear", "constant", "repeated", "heavy tails", "binary", "falling spectrum")
 
@@ -227,7 +228,7 @@ def test_repeated_items_are_solved_in_their_span(monkeypatch: pytest.MonkeyPatch
         asked.append(len(gram))
         return span_of(gram)
 
-    monkeypatch.setattr(newton, "span_of", spy)
+    monkeypatch.setattr(by_items, "span_of", spy)
     X, labels = draw("repeated", 80, 160, 4, 3, 0)
     compare(StandardScaler().fit_transform(X), labels, 4, 100.0, None)
     assert asked
@@ -242,7 +243,7 @@ def test_repeated_items_are_solved_in_their_span(monkeypatch: pytest.MonkeyPatch
 def test_directions_in_float32_are_judged_in_float64(kind: str, C: float, monkeypatch: pytest.MonkeyPatch) -> None:
     X, labels = draw(kind, 80, 160, 4, 3, 0)
     X = StandardScaler().fit_transform(X)
-    monkeypatch.setattr(newton, "_EASY", (0.0, np.inf))  # also where they are no good, and have to be given up
+    monkeypatch.setattr(by_items, "_EASY", (0.0, np.inf))  # also where they are no good, and have to be given up
     compare(X, labels, 4, C, None, 1e-9)
     asked: list[torch.dtype] = []
 
@@ -251,11 +252,11 @@ def test_directions_in_float32_are_judged_in_float64(kind: str, C: float, monkey
             asked.append(self.inner)
             super().set_curvature(c)
 
-    monkeypatch.setattr(newton, "ItemSpace", Spy)
+    monkeypatch.setattr(by_items, "ItemSpace", Spy)
     compare(X, labels, 4, C, None, 1e-9)
     assert asked[0] == torch.float32
     asked.clear()
-    monkeypatch.setattr(newton, "_EASY", (0.0, 0.0))
+    monkeypatch.setattr(by_items, "_EASY", (0.0, 0.0))
     compare(X, labels, 4, C, None, 1e-9)
     assert set(asked) == {torch.float64}
 

@@ -31,7 +31,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from vpanalysis.probes._contract import ProbeValueError, encode
 from vpanalysis.probes.solvers._products import product
 from vpanalysis.probes.solvers._spaces import FeatureSpace
-from vpanalysis.probes.solvers.newton import solve_gram, solve_logistic
+from vpanalysis.probes.solvers.gram import solve_gram
+from vpanalysis.probes.solvers.newton import solve_logistic
 
 __all__ = ["LogisticProbe"]
 

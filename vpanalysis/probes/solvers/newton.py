@@ -23,23 +23,20 @@ with 18 products of a 180 x 180 matrix in all; the relative gap is then below 1e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vpanalysis.probes.solvers._spaces import FeatureSpace, ItemSpace, Space, span_of
+from vpanalysis.probes.solvers._spaces import Space
 
-__all__ = ["LogisticFit", "solve_gram", "solve_logistic"]
+__all__ = ["LogisticFit", "solve_logistic", "some_weights"]
 
 _MASKED = -1e30
 _TINY = 1e-300
 _ROUNDING, _IDLE, _NOISE = 1e-14, 1e-13, 1e-22
 """Shares of the objective: what rounding changes in it, what a step worth its price gains, what no estimate tells."""
-
-_EASY, _EASY_TOL = (0.5, 3e4), 1e-10
-"""Where directions are sought in float32: range of ``C * weight * trace``, its lower end per item; least tolerance."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,9 @@ class _Work:
 
     def take(self, keep: Tensor) -> _Work:
         return _Work(
-            self.columns[keep], self.onehot[..., keep], _some(self.cost, keep), self.mask[..., keep], self.coef[..., keep],
-            self.fitted[..., keep], self.bias[..., keep], self.active[..., keep], self.aim[..., keep],
-            self.bound[..., keep],
+            self.columns[keep], self.onehot[..., keep], some_weights(self.cost, keep), self.mask[..., keep],
+            self.coef[..., keep], self.fitted[..., keep], self.bias[..., keep], self.active[..., keep],
+            self.aim[..., keep], self.bound[..., keep],
         )  # fmt: skip
 
     def evaluate(self, fitted: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,71 +191,8 @@ def solve_logistic(
         fresh, before = False, total
 
 
-def solve_gram(
-    gram: Float[Tensor, "b n n"],
-    onehot: Float[Tensor, "n k sets"],
-    weight: Float[Tensor, "n 1 sets"],
-    *,
-    C: float,
-    tol: float = 1e-9,
-    start: LogisticFit | None = None,
-) -> LogisticFit:
-    """Solve with one coefficient per item; what that leaves uncertified, again in an orthonormal basis of the span.
-
-    Where the problem is well conditioned, directions are sought in float32; steps, objectives and certificates are
-    float64 all the same (iterative refinement), and what float32 does not bring to its certificate is done without it.
-
-    Item coefficients are quick but not unique where training rows depend on one another (the same clip twice, fewer
-    features than items): what has no effect on the fit can grow until its rounding has one. In an orthonormal basis
-    there is nothing of the kind, at the price of an eigendecomposition and twice the products.
-
-    Parameters
-    ----------
-    gram : tensor, shape (batch, item, item), floating
-        Inner products of the centred training rows.
-    onehot, weight, C, tol, start
-        As in :func:`solve_logistic`.
-
-    Returns
-    -------
-    LogisticFit
-        With one coefficient per item.
-    """
-    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    stiff = C * float(weight.mean()) * trace
-    easy = bool((stiff < _EASY[1]).all()) and bool((stiff > _EASY[0] * gram.shape[1]).all()) and tol >= _EASY_TOL
-    fit = solve_logistic(ItemSpace(gram, torch.float32 if easy else None), onehot, weight, C=C, tol=tol, start=start)
-    failed = ~(fit.gap <= tol * fit.objective)
-    newton, products = fit.newton, fit.products
-    if easy and bool(failed.any()):
-        which = failed.any(0).nonzero()[:, 0]
-        again = solve_logistic(ItemSpace(gram), onehot[..., which], _some(weight, which), C=C, tol=tol)
-        fit.coef[..., which], fit.bias[..., which] = again.coef, again.bias
-        fit.objective[:, which], fit.gap[:, which] = again.objective, again.gap
-        newton, products = newton + again.newton, products + again.products
-        failed = ~(fit.gap <= tol * fit.objective)
-    for site in failed.any(1).nonzero()[:, 0].tolist():
-        which = failed[site].nonzero()[:, 0]
-        rows, to_items = span_of(gram[site])
-        near = bool((fit.gap[site, which] < fit.objective[site, which]).all())  # false for what is not finite
-        at = LogisticFit(
-            torch.einsum("nr,nkl->rkl", rows, fit.coef[site][..., which])[None], fit.bias[site : site + 1, ..., which],
-            fit.objective, fit.gap, 0, 0,
-        )  # fmt: skip
-        again = solve_logistic(
-            FeatureSpace(rows[None]), onehot[..., which], _some(weight, which), C=C, tol=tol, start=at if near else None
-        )
-        better = ~(again.gap[0] > fit.gap[site, which])
-        which = which[better]
-        fit.coef[site][..., which] = torch.einsum("nr,rkl->nkl", to_items, again.coef[0][..., better])
-        fit.bias[site][..., which] = again.bias[0][..., better]
-        fit.objective[site, which], fit.gap[site, which] = again.objective[0, better], again.gap[0, better]
-        newton, products = newton + again.newton, products + again.products
-    return replace(fit, newton=newton, products=products)
-
-
-def _some(weight: Tensor, which: Tensor) -> Tensor:
-    """Return the weights of some label sets, where they are not shared by all."""
+def some_weights(weight: Float[Tensor, "n 1 sets"], which: Tensor) -> Float[Tensor, "n 1 some"]:
+    """Return the weights of the label sets `which`; of shape (item, 1, 1), where all share them, as they are."""
     return weight if weight.shape[-1] == 1 else weight[..., which]
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from vpanalysis.errors import RunError
 from vpanalysis.probes.solvers._products import product
 from vpanalysis.probes.solvers._spaces import FeatureSpace
-from vpanalysis.probes.solvers.newton import LogisticFit, solve_gram, solve_logistic
+from vpanalysis.probes.solvers.gram import solve_gram
+from vpanalysis.probes.solvers.newton import LogisticFit, solve_logistic
 
 __all__ = ["choose_strength", "fit_rows", "inner_folds"]
 
