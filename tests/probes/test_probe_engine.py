@@ -15,7 +15,7 @@ from vpanalysis.errors import RunError
 from vpanalysis.probes.solvers import DEFAULT_PENALTIES, _plan, _products, engine, fit_many, regress_many
 from vpanalysis.probes.solvers._scaling import Scaled
 from vpanalysis.probes.solvers.ridge import contrasts, to_simplex
-from vpanalysis.probes.solvers.strength import inner_folds
+from vpanalysis.probes.solvers.strength import _within, inner_folds
 from vpanalysis.probes.splits import Fold
 
 CLASSES = 3
@@ -154,18 +154,19 @@ def test_leaving_out_groups_in_closed_form_is_leaving_them_out(features: int, we
 
 
 def test_generalised_cross_validation_is_its_formula() -> None:
-    X, labels, folds = scene(sites=1, features=30)
-    fits = fit_many(X, labels, folds, kind="ridge", choose="gcv")
+    X, labels, folds = scene(sites=1, items=28, features=30, sets=40)
+    penalties = np.logspace(0, 3, 60)
+    fits = fit_many(X, labels, folds, kind="ridge", choose="gcv", penalties=penalties)
     train = folds[1][0]
     rows = StandardScaler().fit_transform(X[0, train].astype(float))
     n = len(rows)
-    for number in range(4):
+    for number in range(40):
         y = np.eye(CLASSES)[labels[number, train]]
         scores = []
-        for penalty in DEFAULT_PENALTIES:
+        for penalty in penalties:
             hat = rows @ np.linalg.solve(rows.T @ rows + penalty * np.eye(30), rows.T) + 1 / n
             scores.append((((y - hat @ y) ** 2).sum()) / (n - np.trace(hat)) ** 2)
-        assert fits.penalty[0, 1, number] == DEFAULT_PENALTIES[int(np.argmin(scores))]
+        assert fits.penalty[0, 1, number] == penalties[int(np.argmin(scores))]
 
 
 @pytest.mark.parametrize("features", [20, 90])
@@ -234,6 +235,19 @@ def test_the_strength_is_chosen_in_inner_folds() -> None:
             assert 1 / result.penalty[1, 1, number] == pytest.approx(best)
             wanted = logistic(states, labels[number], train, test, best)
             np.testing.assert_allclose(result.probabilities[1, number, test], wanted, atol=2e-5)
+
+
+def test_inner_products_of_an_inner_fold_are_about_its_own_mean() -> None:
+    rows = np.random.default_rng(0).normal(size=(20, 6)) + np.arange(20)[:, None]
+    kept, out = np.arange(12), np.arange(12, 20)
+    parts = [torch.from_numpy(part) for part in (rows @ rows.T, kept, out)]
+    gram, cross = _within(parts[0][None], True, parts[1], parts[2])
+    centred = rows[kept] - rows[kept].mean(0)
+    np.testing.assert_allclose(gram[0].numpy(), centred @ centred.T, atol=1e-9)
+    coef = np.random.default_rng(1).normal(size=12)
+    coef -= coef.mean()
+    wanted = (rows[out] - rows[kept].mean(0)) @ centred.T @ coef
+    np.testing.assert_allclose(cross[0].numpy() @ coef, wanted, atol=1e-9)
 
 
 def test_inner_folds_split_no_group() -> None:
@@ -334,7 +348,7 @@ def test_constant_sites_know_nothing() -> None:
 def test_scaling_is_standard_scalers_whatever_the_offset() -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(40, 12)) * 10.0 ** rng.integers(-6, 6, size=12) + 10.0 ** rng.integers(-6, 6, size=12)
-    X[:, 0] = 0.1
+    X = np.concatenate([X, np.tile(np.random.default_rng(1).normal(size=20) / 3, (40, 1))], axis=1)  # constants
     X[:30, 1] = 7.0 + 1e-9 * rng.normal(size=30)  # varies in training by a hair, and is far away in testing
     X[30:, 1] = -1e4
     train, test = np.arange(30), np.arange(30, 40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -16,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from vpanalysis.probes.logistic import LogisticProbe
 from vpanalysis.probes.solvers import gram as by_items
+from vpanalysis.probes.solvers import newton
 from vpanalysis.probes.solvers._spaces import FeatureSpace, ItemSpace, span_of
 from vpanalysis.probes.solvers.gram import solve_gram
 from vpanalysis.probes.solvers.newton import LogisticFit, solve_logistic
@@ -233,9 +235,42 @@ def test_repeated_items_are_solved_in_their_span(monkeypatch: pytest.MonkeyPatch
     compare(StandardScaler().fit_transform(X), labels, 4, 100.0, None)
     assert asked
     asked.clear()
-    X, labels = draw("noise", 80, 160, 4, 3, 0)
-    compare(StandardScaler().fit_transform(X), labels, 4, 1.0, None)
+    for kind in ("noise", "falling spectrum"):
+        X, labels = draw(kind, 80, 160, 4, 3, 0)
+        compare(StandardScaler().fit_transform(X), labels, 4, 100.0, None)
     assert not asked
+
+
+def test_a_certificate_counts_what_rounding_may_hide() -> None:
+    X, labels = draw("noise", 40, 60, 3, 1, 0)
+    X[1] = X[0]
+    X = StandardScaler().fit_transform(X)
+    gram = torch.from_numpy(X @ X.T)[None]
+    onehot, weight = tensors(labels, 3)
+    best = solve_gram(gram, onehot, weight, C=1.0, tol=1e-13)
+    coef = best.coef.clone()
+    # The same weights by other coefficients: the two items are one, so what one loses the other may have.
+    coef[:, 0, 0], coef[:, 1, 0] = coef[:, 0, 0] + 1e9, coef[:, 1, 0] - 1e9
+    coef[:, :2, 2] = -coef[:, :2, :2].sum(2)
+    space = ItemSpace(gram)
+    assert abs(float(space.dot(coef, coef, space.forward(coef)))) < float(space.doubt(coef))
+    same = solve_logistic(space, onehot, weight, C=1.0, max_newton=0, start=dataclasses.replace(best, coef=coef))
+    assert float(best.gap) <= 1e-13 * float(best.objective)
+    assert float(same.gap) > 1e-3 * float(same.objective)
+
+
+def test_a_certificate_is_of_the_coefficients_and_not_of_what_was_carried_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = newton._Direction.result
+
+    def drifting(self: Any, space: Any, dtype: torch.dtype) -> Any:
+        step, fitted, bias = result(self, space, dtype)
+        return step, fitted * (1 + 1e-6), bias
+
+    monkeypatch.setattr(newton._Direction, "result", drifting)
+    X, labels = draw("noise", 40, 60, 3, 2, 0)
+    compare(StandardScaler().fit_transform(X), labels, 3, 1.0, None)
 
 
 @pytest.mark.parametrize("kind", ["noise", "repeated", "falling spectrum"])

@@ -80,6 +80,18 @@ def test_each_network_is_that_of_a_plain_loop(depth: int, features: int) -> None
     np.testing.assert_allclose(fits.mean, fits.probabilities.mean(2), atol=1e-6)
 
 
+@pytest.mark.parametrize("features", [12, 70])
+def test_the_probe_is_one_of_the_networks(features: int) -> None:
+    X, y, folds = scene(features)
+    recipe = Recipe(depth=3, width=9, learning_rate=0.005, weight_decay=1.0, max_steps=30, choose_steps=False)
+    many = train_many(X, y, folds, recipe, seeds=[7], dtype="float64")
+    train, test = folds[1]
+    one = MLPProbe(3, 9, learning_rate=0.005, weight_decay=1.0, max_steps=30, choose_steps=False, random_state=7).fit(
+        X[0, train], y[train]
+    )
+    np.testing.assert_allclose(one.predict_proba(X[0, test]), many.probabilities[0, 0, 0, test], atol=1e-6)
+
+
 def test_depth_finds_what_a_linear_probe_cannot() -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(1, 400, 6))

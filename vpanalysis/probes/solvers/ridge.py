@@ -146,8 +146,10 @@ def _errors(
     q, root = spectrum.vectors, spectrum.root
     outside = y - product(q, u)  # what no direction of the rows explains, at any penalty
     if choose == "gcv":
-        rest = (root > 0).sum() - 1 - (spectrum.values > 0).sum(1)
-        free = rest[:, None] + left.sum(1)
+        real = (spectrum.values > 0).to(left.dtype)
+        # A weight of two is an item that is there twice. Weights below one do not make items fewer than they are.
+        items = torch.maximum(root.square().sum(), (root > 0).sum())
+        free = (items - 1 - real.sum(1))[:, None] + (left * real[:, :, None]).sum(1)
         return (left.square().mT @ u.square() + outside.square().sum(1)[:, None]) / free.square()[:, :, None]
     share = root / root.norm()
     # In float32 from here: a choice between penalties does not need the seventh digit, and half the time is spent here.
