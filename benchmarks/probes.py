@@ -1,13 +1,16 @@
 """Linear probes of all sites, folds and label shuffles at once, against the loop over scikit-learn pipelines.
 
-    python benchmarks/probes.py                     # the whole of it, half an hour on a shared machine
+    python benchmarks/probes.py                     # the whole of it, some five minutes of processor time
+    python benchmarks/probes.py --run RUN           # and what probing all audio sites of that Run takes
     python benchmarks/probes.py --quick             # does it all work?
 
 The loop is what everybody writes: for every site, label set and fold ``StandardScaler().fit(train)``, a classifier,
-``predict_proba(test)``. Both run in one process, with the same number of BLAS threads, and every fit of the loop is
-really made unless a line says "extrapolated". Ratios are of processor time: on a machine that others use too, the wall
-clock measures them. Accuracy is part of the result: the largest difference of any probability, and in how many fits our
-objective is above scikit-learn's.
+``predict_proba(test)``. Both run in one process, with the same number of BLAS threads. Ours makes all fits. The loop
+would take an hour for its own, so in every round it makes those of three sites (the first, the middle, the last) and of
+two label sets, other ones in every round, and its time is scaled to all of them. Contenders take turns, and a ratio is
+the median of those within the rounds; it is given of processor time, because on a machine that others use too the wall
+clock measures them, and of wall time. Accuracy is part of the result: the largest difference of any probability, and in
+how many fits our objective is above scikit-learn's.
 
 States are noise with the labels planted more strongly from site to site. "flat" has independent features, which is the
 easiest there is for a general solver; "falling" has the falling spectrum of the states of real networks (feature k of a
@@ -22,118 +25,29 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 # First of all, for it sets the number of threads that libraries read when they are loaded.
 from _shared import forget_peak, headline, megabytes, peak_bytes, report, resident_bytes, table  # isort: skip
+from _loops import Array, C, Loop, Scene, in_turns, scene, seconds  # isort: skip
 
 import numpy as np
 import sklearn
 import torch
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from vpanalysis.probes import probe_layers
+from vpanalysis.probes.estimator import _MEMO as memory
 from vpanalysis.probes.solvers import DEFAULT_PENALTIES, Recipe, fit_many, train_many
+from vpanalysis.probes.solvers._threads import cores
 from vpanalysis.probes.solvers.ridge import to_simplex
-
-Array = NDArray[Any]
-C = 0.01
-
-
-@dataclass(frozen=True)
-class Scene:
-    """States (site, item, feature), label sets (the labels and shuffles), folds, groups of two items."""
-
-    X: Array
-    labels: Array
-    folds: list[tuple[Array, Array]]
-    groups: Array
-
-    @property
-    def fits(self) -> int:
-        return len(self.X) * len(self.labels) * len(self.folds)
-
-
-def scene(options: argparse.Namespace, spectrum: str, shuffles: int, sites: int | None = None) -> Scene:
-    rng = np.random.default_rng(0)
-    items, features, classes = options.items, options.features, options.classes
-    y = rng.permutation(np.arange(items) % classes)
-    count = options.sites if sites is None else sites
-    X = np.empty((count, items, features), dtype=np.float32)
-    for site in range(count):
-        noise = rng.normal(size=(items, features))
-        if spectrum == "falling":
-            noise = noise / np.arange(1, features + 1) @ np.linalg.qr(rng.normal(size=(features, features)))[0]
-            noise /= noise.std()
-        X[site] = noise + 0.15 * site / max(1, count - 1) * (np.eye(classes)[y] @ rng.normal(size=(classes, features)))
-    fold_of = rng.permutation(np.arange(items) % options.folds)
-    folds = [(np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f)) for f in range(options.folds)]
-    labels = np.stack([y, *(rng.permutation(y) for _ in range(shuffles))])
-    return Scene(X, labels, folds, np.arange(items) // 2)
-
-
-def seconds(work: Callable[[], Any], rounds: int = 1) -> tuple[float, float, Any]:
-    """Return median processor time, median wall time and the last result."""
-    cpu, wall, out = [], [], None
-    for _ in range(rounds):
-        start = time.process_time(), time.perf_counter()
-        out = work()
-        cpu.append(time.process_time() - start[0])
-        wall.append(time.perf_counter() - start[1])
-    return float(np.median(cpu)), float(np.median(wall)), out
-
-
-@dataclass
-class Loop:
-    """What the loop over pipelines gave."""
-
-    values: Array
-    objective: Array
-    penalty: Array
-    cpu: float = 0.0
-    wall: float = 0.0
-    fits: int = 0
-
-
-def loop(
-    where: Scene, make: Callable[[], Any], dtype: Any, *, sites: Sequence[int] | None = None, sets: int | None = None
-) -> Loop:
-    """Fit one pipeline after the other; only scikit-learn's own work is timed."""
-    X = where.X.astype(dtype)
-    classes = int(where.labels.max()) + 1
-    shape = (len(X), len(where.folds), len(where.labels))
-    out = Loop(np.full((len(X), *where.labels.shape, classes), np.nan), np.full(shape, np.nan), np.full(shape, np.nan))
-    for site in range(len(X)) if sites is None else sites:
-        for number, y in enumerate(where.labels[:sets]):
-            for fold, (train, test) in enumerate(where.folds):
-                start = time.process_time(), time.perf_counter()
-                scaler = StandardScaler().fit(X[site, train])
-                rows = scaler.transform(X[site, train])
-                model = make().fit(rows, y[train])
-                other = scaler.transform(X[site, test])
-                ours = model.predict_proba(other) if hasattr(model, "predict_proba") else model.decision_function(other)
-                out.cpu += time.process_time() - start[0]
-                out.wall += time.perf_counter() - start[1]
-                out.fits += 1
-                out.values[site, number, test] = ours
-                if hasattr(model, "alpha_"):
-                    out.penalty[site, fold, number] = model.alpha_
-                else:
-                    out.objective[site, fold, number] = objective(model, rows.astype(float), y[train])
-    return out
-
-
-def objective(model: Any, rows: Array, y: Array) -> float:
-    scores = rows @ model.coef_.T.astype(float) + model.intercept_
-    scores -= scores.max(1, keepdims=True)
-    loss = np.log(np.exp(scores).sum(1)) - scores[np.arange(len(y)), y]
-    return float(C * loss.sum() + 0.5 * (model.coef_.astype(float) ** 2).sum())
+from vpanalysis.runs import open_run
 
 
 def logistic(options: argparse.Namespace, spectrum: str) -> tuple[list[str], dict[str, Any]]:
@@ -142,120 +56,119 @@ def logistic(options: argparse.Namespace, spectrum: str) -> tuple[list[str], dic
     forget_peak()
     fit_many(where.X, where.labels, where.folds, C=C)
     memory = peak_bytes() - before
-    # Ours in turn with theirs, so that both meet the same neighbours.
-    mine: list[tuple[float, float]] = []
-    others: list[tuple[str, Loop]] = []
-
-    def measure() -> Any:
-        ours = None
-        for _ in range(options.rounds):
-            cpu, wall, ours = seconds(lambda: fit_many(where.X, where.labels, where.folds, C=C))
-            mine.append((cpu, wall))
-        return ours
-
-    ends = (0, len(where.X) - 1)
-    ours = measure()
-    for name, dtype, tol, sites in (
-        ("loop, float64", np.float64, 1e-4, None),
-        ("loop, float32", np.float32, 1e-4, None),
-        ("loop, tol=1e-12", np.float64, 1e-12, ends),
-    ):
-        other = loop(where, lambda tol=tol: LogisticRegression(C=C, tol=tol, max_iter=20000), dtype, sites=sites)
-        others.append((name, other))
-        measure()
+    ours, mine, others = in_turns(
+        where,
+        lambda: fit_many(where.X, where.labels, where.folds, C=C),
+        [
+            ("loop, float64", lambda: LogisticRegression(C=C, max_iter=20000), np.float64, options.rounds),
+            ("loop, float32", lambda: LogisticRegression(C=C, max_iter=20000), np.float32, options.rounds),
+            ("loop, tol=1e-12", lambda: LogisticRegression(C=C, tol=1e-12, max_iter=20000), np.float64, 1),
+        ],
+        options.rounds,
+    )
     cpu, wall = np.median(mine, axis=0)
-    rows = [["fit_many", f"{cpu:.2f}", f"{wall:.2f}", f"{1e3 * cpu / where.fits:.2f}", "", "", ""]]
+    rows = [["fit_many", str(where.fits), f"{cpu:.2f}", f"{wall:.2f}", f"{1e3 * cpu / where.fits:.2f}", *[""] * 5]]
     facts: dict[str, Any] = {"ours_cpu_s": float(cpu), "memory": memory, "gap": float(np.nanmax(ours.gap))}
-    for name, other in others:
-        scale = where.fits / other.fits
+    for name, (other, times) in others.items():
         done = ~np.isnan(other.objective)
         above = ((ours.objective - other.objective) / other.objective)[done]
         difference = np.nanmax(np.abs(other.values - ours.probabilities))
+        middle = np.median(times, axis=0)
         facts[name] = {
-            "cpu_s": other.cpu * scale,
-            "ratio": other.cpu * scale / float(cpu),
-            "fits": other.fits,
+            "cpu_s": middle[0],
+            "ratio": middle[2],
+            "wall_ratio": middle[3],
+            "fits": int(done.sum()),
             "difference": float(difference),
             "above": float(above.max()),
         }
         rows.append(
             [
-                name + ("" if scale == 1 else f" ({other.fits} fits, extrapolated)"),
-                f"{other.cpu * scale:.2f}",
-                f"{other.wall * scale:.2f}",
-                f"{1e3 * other.cpu / other.fits:.2f}",
-                f"{other.cpu * scale / cpu:.1f}",
+                name,
+                str(int(done.sum())),
+                f"{middle[0]:.0f}",
+                f"{middle[1]:.0f}",
+                f"{1e3 * middle[0] / where.fits:.2f}",
+                f"{middle[2]:.1f}",
+                f"{times[:, 2].min():.1f} .. {times[:, 2].max():.1f}",
+                f"{middle[3]:.1f}",
                 f"{difference:.1e}",
                 # float32 pipelines scale in float32: another objective.
-                "-" if "float32" in name else f"{(above > 1e-9).sum()} of {other.fits}",
+                "-" if "float32" in name else f"{(above > 1e-9).sum()} of {done.sum()}",
             ]
         )
     lines = [
-        f"logistic regression, C = {C}, {spectrum} spectrum: {where.fits} fits;"
-        f" certified relative gap below {facts['gap']:.0e}; peak memory {megabytes(memory)} above the states",
+        f"logistic regression, C = {C}, {spectrum} spectrum: {where.fits} fits ({len(where.X)} sites,"
+        f" {len(where.folds)} folds, {len(where.labels)} label sets); certified relative gap below"
+        f" {facts['gap']:.0e}; peak memory {megabytes(memory)} above the states; {options.rounds} rounds",
         "",
-        table(["", "cpu s", "wall s", "ms a fit", "cpu ratio", "max |dp|", "our objective above"], rows),
+        table(
+            ["", "fits", "cpu s", "wall s", "ms a fit", "cpu ratio", "of rounds", "wall ratio", "max |dp|",
+             "our objective above"],
+            rows,
+        ),
         "",
-    ]
+    ]  # fmt: skip
     return lines, facts
 
 
 def ridge(options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
     where = scene(options, "flat", options.shuffles)
     penalties = np.array(DEFAULT_PENALTIES)
-    theirs = loop(where, lambda: RidgeClassifierCV(penalties), np.float64)
-    single = loop(where, lambda: RidgeClassifierCV(penalties), np.float32, sets=2)
-    rows, facts = [], {}
-    each = theirs.cpu / theirs.fits
-    rows.append(
-        ["RidgeClassifierCV, float64", str(options.shuffles), f"{theirs.cpu:.2f}", f"{1e3 * each:.3f}", "", "", ""]
-    )
+    contender = [("RidgeClassifierCV", lambda: RidgeClassifierCV(penalties), np.float64, options.rounds)]
     slow = grouped_seconds(where, penalties)
-    for name, value in (
-        (f"RidgeClassifierCV, float32 ({single.fits} fits)", f"{1e3 * single.cpu / single.fits:.3f}"),
-        ("RidgeClassifierCV, cv=groups (1 fit)", f"{1e3 * slow:.0f}"),
-    ):
-        rows.append([name, "-", "-", value, "", "", ""])
+    rows: list[list[str]] = []
+    facts: dict[str, Any] = {}
     for shuffles in options.ridge_shuffles:
         many = scene(options, "flat", shuffles)
-        for choose in ("loo", "gcv", "groups"):
-            base = slow if choose == "groups" else each
-            cpu, _, fits = seconds(
-                lambda choose=choose, many=many: fit_many(
-                    many.X,
-                    many.labels,
-                    many.folds,
-                    kind="ridge",
-                    choose=choose,
-                    groups=many.groups,
+        for choose in ("loo", "gcv", "groups")[: 3 if shuffles <= options.shuffles else 2]:
+
+            def ours(many: Scene = many, choose: str = choose) -> Any:
+                return fit_many(
+                    many.X, many.labels, many.folds, kind="ridge", choose=choose, groups=many.groups,
                     penalties=penalties,
-                ),
-                options.rounds if shuffles <= options.shuffles else 1,
-            )
-            same, difference = "", ""
-            if choose == "loo" and shuffles == options.shuffles:
-                equal = fits.penalty == theirs.penalty
-                indicators = to_simplex(torch.from_numpy((theirs.values + 1) / 2)).numpy()
-                at = equal.transpose(0, 2, 1)
-                apart = np.abs(indicators - fits.probabilities)
-                of_fold = np.zeros(where.X.shape[1], dtype=int)
-                for fold, (_, test) in enumerate(where.folds):
-                    of_fold[test] = fold
-                same = f"{100 * equal.mean():.2f} %"
-                difference = f"{apart[at[:, :, of_fold]].max():.1e}"
-            ratio = base * many.fits / cpu
-            facts[f"{choose}, {shuffles} shuffles"] = {"cpu_s": cpu, "ratio": ratio}
-            row = [f"fit_many, {choose}", str(shuffles), f"{cpu:.2f}", f"{1e3 * cpu / many.fits:.3f}", f"{ratio:.0f}"]
-            rows.append([*row, same, difference])
+                )  # fmt: skip
+
+            rounds = options.rounds if choose != "groups" and shuffles <= options.shuffles else 1
+            fits, mine, others = in_turns(many, ours, contender if choose != "groups" else [], rounds)
+            cpu, wall = np.median(mine, axis=0)
+            row = [f"fit_many, {choose}", str(shuffles), f"{cpu:.2f}", f"{wall:.2f}", f"{1e3 * cpu / many.fits:.3f}"]
+            if choose == "groups":
+                ratio = slow * many.fits / cpu
+                row += [f"{1e3 * slow:.0f} (1 fit)", f"{ratio:.0f}", "", "", ""]
+            else:
+                theirs, times = others["RidgeClassifierCV"]
+                middle = np.median(times, axis=0)
+                ratio = float(middle[2])
+                row += [f"{1e3 * middle[0] / many.fits:.2f}", f"{ratio:.0f}", f"{middle[3]:.0f}"]
+                row += list(agreement(many, fits, theirs)) if choose == "loo" else ["", ""]
+            facts[f"{choose}, {shuffles} shuffles"] = {"cpu_s": float(cpu), "ratio": ratio}
+            rows.append(row)
     lines = [
         f"ridge, {len(penalties)} penalties, one chosen in every fold and label set: {len(where.X)} sites,"
-        f" {len(where.folds)} folds; ratios to {options.shuffles} shuffles of the loop in full, to others extrapolated"
-        " from its time a fit (for groups: from one fit)",
+        f" {len(where.folds)} folds; against RidgeClassifierCV with the same penalties, leaving out items (to groups:"
+        " with cv=groups)",
         "",
-        table(["", "shuffles", "cpu s", "ms a fit", "cpu ratio", "same penalty", "max |dp| there"], rows),
+        table(
+            ["", "shuffles", "cpu s", "wall s", "ms a fit", "theirs", "cpu ratio", "wall ratio", "same penalty",
+             "max |dp| there"],
+            rows,
+        ),
         "",
-    ]
+    ]  # fmt: skip
     return lines, facts
+
+
+def agreement(where: Scene, fits: Any, theirs: Loop) -> tuple[str, str]:
+    """Return in how many fits of the loop the penalty is the same, and how far apart probabilities then are."""
+    done = ~np.isnan(theirs.penalty)
+    equal = (fits.penalty == theirs.penalty) & done
+    of_fold = np.zeros(where.X.shape[1], dtype=int)
+    for fold, (_, test) in enumerate(where.folds):
+        of_fold[test] = fold
+    indicators = to_simplex(torch.from_numpy((np.nan_to_num(theirs.values) + 1) / 2)).numpy()
+    apart = np.abs(indicators - fits.probabilities)[equal.transpose(0, 2, 1)[:, :, of_fold]]
+    return f"{100 * equal.sum() / done.sum():.2f} % of {done.sum()}", f"{apart.max():.1e}"
 
 
 def grouped_seconds(where: Scene, penalties: Array) -> float:
@@ -275,7 +188,7 @@ def scaling(options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
         times = []
         for sites in options.scaling_sites:
             where = scene(options, "flat", options.shuffles, sites)
-            cpu, _, _ = seconds(lambda w=where, k=kind: fit_many(w.X, w.labels, w.folds, kind=k), options.rounds)
+            cpu, _, _ = seconds(lambda w=where, k=kind: fit_many(w.X, w.labels, w.folds, kind=k))
             times.append(1e3 * cpu / sites)
         rows.append(
             [f"{kind}: ms a site, at {', '.join(map(str, options.scaling_sites))} sites", *map("{:.1f}".format, times)]
@@ -286,7 +199,7 @@ def scaling(options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
         times = []
         for shuffles in options.scaling_shuffles:
             where = scene(options, "flat", shuffles, few)
-            cpu, _, _ = seconds(lambda w=where, k=kind: fit_many(w.X, w.labels, w.folds, kind=k), options.rounds)
+            cpu, _, _ = seconds(lambda w=where, k=kind: fit_many(w.X, w.labels, w.folds, kind=k))
             times.append(1e3 * cpu / few)
         rows.append([f"{kind}: ms a site, with {', '.join(map(str, options.scaling_shuffles))} shuffles",
                      *map("{:.1f}".format, times)])  # fmt: skip
@@ -297,7 +210,7 @@ def scaling(options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
 
 
 def networks(options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
-    sites, seeds, steps = (1, 1, 10) if options.quick else (2, 3, 100)
+    sites, seeds, steps = (1, 1, 10) if options.quick else (1, 3, 100)
     where = scene(options, "falling", 0, sites)
     rows, facts = [], {}
     for depth in (1, 3, 5):
@@ -344,12 +257,49 @@ def plain_network(where: Scene, recipe: Recipe) -> None:
         torch.softmax(model(other), -1)
 
 
+AUDIO = ("encoder*", "tower", "streams*", "projector", "mixed")
+"""Audio sites, as far as a Run has them."""
+
+
+def probing(options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
+    """Time `probe_layers` on a finished Run: mean states of all audio sites, all tasks, the folds that it chooses."""
+    if options.run is None:
+        return [], {}
+    run = open_run(options.run)
+    sites = [site for site in run.sites if any(fnmatch(site, pattern) for pattern in AUDIO)]
+    rows, facts = [], {}
+    for estimator, shuffles in (("ridge", 100), ("logistic", 20)):
+        times = []
+        for _ in range(options.rounds):
+            memory.clear()
+            times.append(
+                seconds(
+                    lambda e=estimator, n=shuffles: probe_layers(
+                        run, sites=sites, reducer="mean", estimator=e, shuffles=n, progress=False
+                    )
+                )
+            )
+        cpu, wall = (float(np.median([one[k] for one in times])) for k in (0, 1))
+        found = times[-1][2].to_dataframe()
+        facts[estimator] = {"cpu_s": cpu, "wall_s": wall}
+        rows.append([estimator, str(shuffles), str(found["task"].nunique()), str(len(sites)), f"{cpu:.1f}",
+                     f"{wall:.1f}", f"{min(one[1] for one in times):.1f}"])  # fmt: skip
+    lines = [
+        f"probe_layers on {run.name}, folds by {found['group'].iloc[0]}, {cores()} worker(s)",
+        "",
+        table(["", "shuffles", "tasks", "sites", "cpu s", "wall s", "least wall s"], rows),
+        "",
+    ]
+    return lines, facts
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], tuple[list[str], dict[str, Any]]]] = {
     "flat": lambda options: logistic(options, "flat"),
     "falling": lambda options: logistic(options, "falling"),
     "ridge": ridge,
     "growth": scaling,
     "networks": networks,
+    "run": probing,
 }
 
 
@@ -362,8 +312,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=10)
     parser.add_argument("--shuffles", type=int, default=20)
     parser.add_argument("--ridge-shuffles", type=int, nargs="+", default=[20, 100, 200])
-    parser.add_argument("--scaling-sites", type=int, nargs="+", default=[8, 16, 33, 66])
-    parser.add_argument("--scaling-shuffles", type=int, nargs="+", default=[0, 20, 100, 200])
+    parser.add_argument("--run", type=Path, help="a finished Run: also time probe_layers on it")
+    parser.add_argument("--scaling-sites", type=int, nargs="+", default=[8, 16, 33])
+    parser.add_argument("--scaling-shuffles", type=int, nargs="+", default=[0, 20, 100])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of every BLAS")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))

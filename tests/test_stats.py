@@ -104,6 +104,57 @@ def test_cluster_intervals_cover_and_plain_ones_do_not(p: float) -> None:
     assert plain / 400 < inside / 400 - 0.03
 
 
+# --- accuracies from cross-validation
+
+
+def test_at_chance_the_covariance_between_folds_is_what_a_sign_keeps_of_a_product() -> None:
+    """For independent items the variance grows by 2 / pi, for items that stand and fall together likewise."""
+    coin = np.arange(2000) % 2
+    single = stats.proportion(coin, {"item": np.arange(2000)}, chance=0.5)
+    assert single.n_effective == pytest.approx(2000 / (1 + 2 / math.pi), rel=1e-3)
+    twins = stats.proportion(np.repeat(coin, 5), {"cell": np.repeat(np.arange(2000), 5)}, chance=0.5)
+    assert twins.n_effective == pytest.approx(single.n_effective, rel=1e-3)
+    # Speakers whose items hang together loosely: nearly twice the variance, most of it not rounding.
+    rng = np.random.default_rng(8)
+    right, speaker = _speakers(rng, 0.5, 0.2, 400, 8000)
+    plain, folds = (stats.proportion(right, {"speaker": speaker}, chance=c) for c in (None, 0.5))
+    assert 1.8 < plain.n_effective / folds.n_effective < 2.0
+    assert folds.value == plain.value
+
+
+def test_what_is_known_does_not_depend_on_the_fold() -> None:
+    widths = []
+    for p in (0.5, 0.7, 0.9, 0.97):
+        right, speaker = _speakers(np.random.default_rng(9), p, 0.1, 200, 4000)
+        plain, folds = (stats.proportion(right, {"speaker": speaker}, chance=c) for c in (None, 0.5))
+        widths.append((folds.high - folds.low) / (plain.high - plain.low))
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > 1.3 and widths[-1] < 1.01
+    groups = {"speaker": np.repeat(np.arange(20), 10)}
+    assert stats.proportion(np.ones(200), groups, chance=0.5) == stats.proportion(np.ones(200), groups)
+
+
+def test_of_more_classes_fewer_answers_are_guesses() -> None:
+    right, speaker = _speakers(np.random.default_rng(10), 0.6, 0.2, 30, 300)
+    widths = []
+    for classes in (2, 4, 6):
+        found = stats.proportion(right, {"speaker": speaker}, chance=1 / classes)
+        widths.append(found.high - found.low)
+    assert widths == sorted(widths, reverse=True) and widths[0] > widths[-1]
+    plain = stats.proportion(right, {"speaker": speaker})
+    assert widths[-1] > plain.high - plain.low
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=40), st.sampled_from([0.1, 0.5]))
+def test_out_of_fold_intervals_hold_their_estimate(rows: list[tuple[bool, int]], chance: float) -> None:
+    right, speaker = (np.array(column) for column in zip(*rows, strict=True))
+    found = stats.proportion(right, {"speaker": speaker}, chance=chance)
+    if not math.isnan(found.low):
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        assert found.n_effective > 0
+
+
 @pytest.mark.parametrize(("a", "b", "together"), [(0.5, 0.6, True), (0.9, 0.95, False), (0.02, 0.98, True)])
 def test_combinations_cover(a: float, b: float, together: bool) -> None:
     """0.75 a + 0.25 b - 0.25, the hearing index of four options, with twins that share their speaker."""

@@ -33,7 +33,10 @@ _EXPORTS = {
     "score": "vpanalysis.scoring",
     "score_predictions": "vpanalysis.scoring",
     "compare": "vpanalysis.scoring",
+    "probe_controls": "vpanalysis.probes",
     "probe_layers": "vpanalysis.probes",
+    "best_site": "vpanalysis.probes",
+    "compare_probes": "vpanalysis.probes",
     "transcribe": "vpanalysis.transcripts",
     "calibrate": "vpanalysis.calibration",
     "Calibration": "vpanalysis.calibration",
@@ -56,6 +59,9 @@ if TYPE_CHECKING:
     from vpanalysis.models.families import Family as Family
     from vpanalysis.models.families import register_family as register_family
     from vpanalysis.models.loading import load_model as load_model
+    from vpanalysis.probes import best_site as best_site
+    from vpanalysis.probes import compare_probes as compare_probes
+    from vpanalysis.probes import probe_controls as probe_controls
     from vpanalysis.probes import probe_layers as probe_layers
     from vpanalysis.runs import Run as Run
     from vpanalysis.runs import open_run as open_run

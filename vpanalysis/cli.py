@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vpanalysis import __version__, _cli_calibrate, _cli_models, _console
+from vpanalysis import __version__, _cli_calibrate, _cli_models, _cli_probes, _console
 from vpanalysis.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ def run(
 
 _cli_calibrate.register(app)
 _cli_models.register(app)
+_cli_probes.register(app)
 
 
 @app.command(
@@ -316,56 +317,6 @@ def compare(
         _console.emit(result.to_dataframe(), as_json=True, title=f"{run_a.name} against {run_b.name}", more=used)
     else:
         print(result)
-
-
-@app.command(
-    epilog=_examples(
-        'vpanalysis probe runs/mini-pclm --site "encoder[*]" --site tower',
-        "vpanalysis probe runs/mini-pclm --target claim --task pitch_comparison --plot pitch.png",
-    )
-)
-def probe(
-    run: Annotated[Path, typer.Argument(help="A Run folder.")],
-    target: Annotated[
-        str, typer.Option("--target", help="truth (the voice), claim (the words), both or a column.")
-    ] = "truth",
-    tasks: Tasks = None,
-    sites: Annotated[
-        list[str] | None, typer.Option("--site", "-s", help="Site or pattern, such as 'encoder[*]'; may be repeated.")
-    ] = None,
-    group_by: Annotated[
-        str, typer.Option("--group-by", help="auto, speaker, script or both: never split by folds.")
-    ] = "auto",
-    shuffles: Annotated[int, typer.Option("--shuffles", help="Label shuffles; 199 for adjusted p values.")] = 20,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the curves to this file (png, pdf, svg).")] = (
-        None
-    ),
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Cross-validate a linear probe per task and site of a Run.
-
-    A probe that succeeds says that the information is there, not that the model uses it.
-    """
-    import vpanalysis as vp
-
-    result = vp.probe_layers(
-        vp.open_run(run), target, tasks=tasks, sites=sites, group_by=group_by, shuffles=shuffles, progress=not quiet
-    )
-    columns = ["task", "site", "reducer", "accuracy", "low", "high", "chance", "majority", "p", "n", "n_groups", "note"]
-    columns[2:2] = ["target"] if target == "both" else []
-    _console.emit(
-        result.to_dataframe() if as_json else result.to_dataframe()[columns], as_json=as_json,
-        title=f"Probes for {target} in {run.name}", note="decodable is not used; low and high: 95 % interval",
-    )  # fmt: skip
-    if plot is not None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        figure = result.plot().get_figure(root=True)
-        assert figure is not None
-        figure.savefig(plot)
-        _console.remark(f"wrote {plot}")
 
 
 @mini_app.command(

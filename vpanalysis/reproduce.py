@@ -41,7 +41,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from vpanalysis import _report
@@ -336,26 +335,12 @@ _PROBING: dict[str, Any] = {"group_by": "speaker", "shuffles": 0}
 """Folds by speaker for all; the shuffles are for whoever looks into one Run."""
 
 
-class _Held:
-    """A Run whose states are read once for all tasks and targets of a unit of work."""
-
-    def __init__(self, run: Run) -> None:
-        self.name, self.predictions, self.sites = run.name, run.predictions, list(run.sites)
-        self._run = run
-        self._states: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
-
-    def states(self, site: str, reducer: str = "mean") -> np.ndarray[Any, Any]:
-        """Return the states of `site`, from memory after the first time."""
-        if (site, reducer) not in self._states:
-            self._states[site, reducer] = np.asarray(self._run.states(site, reducer))
-        return self._states[site, reducer]
-
-
 def _probe(path: Path, sites: tuple[str, ...]) -> dict[str, ProbeResult]:
     """Probe a few sites of a Run for both targets."""
     from vpanalysis.probes import probe_layers
+    from vpanalysis.probes.inputs import Held
 
-    held = _Held(_open_run(path))
+    held = Held(_open_run(path))
     return {target: probe_layers(held, target, sites=list(sites), progress=False, **_PROBING) for target in TARGETS}
 
 
@@ -366,7 +351,7 @@ def _is_shared(site: str) -> bool:
 
 def _probe_all(pool: Pool, runs: Mapping[str, Path]) -> dict[tuple[str, str], Path]:
     """Probe every site of every Run, shared sites once; return where the result of each Run and target is."""
-    from vpanalysis.probes.layers import run_identity
+    from vpanalysis._saved import run_identity
 
     kept = {(name, target): _kept_at(path, f"probe-{target}") for name, path in runs.items() for target in TARGETS}
     missing = [name for name in runs if not all(_report.has_probe(kept[name, target]) for target in TARGETS)]

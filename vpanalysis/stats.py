@@ -39,11 +39,13 @@ Worked example: 6 speakers with 10 items each, which stand or fall together, are
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 from scipy import stats as distributions
 
 __all__ = [
@@ -71,6 +73,13 @@ POWER = 0.8
 _FEW = 5
 _ASSUMED = 0.5
 """Below so many failures (or successes) the correlation within a cluster is taken to be at least so large."""
+
+_STRATIFIED = 0.75
+"""Out of fold, the smallest variance as a share of that of independent items: groups in which every class is as common
+err less unevenly than chance, but a variance from ten groups may also be small by accident."""
+
+_ROUNDS = 4
+"""Of limits that depend on themselves; the fifth would move them by less than 0.001."""
 
 NO_GROUPS = "none"
 """What :attr:`Estimate.group` says where items were taken as independent."""
@@ -146,6 +155,7 @@ class FlipTest:
     exact: bool
 
 
+@lru_cache(maxsize=1024)
 def quantile(probability: float, df: float) -> float:
     """Return the quantile of Student's t, or of the normal distribution for infinite `df`; NaN below one."""
     if df < 1:
@@ -182,7 +192,12 @@ def wilson(p: float, n: float, *, level: float = 0.95, df: float = math.inf) -> 
 
 
 def proportion(
-    values: ArrayLike, clusters: Clusters | None = None, *, weights: ArrayLike | None = None, level: float = 0.95
+    values: ArrayLike,
+    clusters: Clusters | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    level: float = 0.95,
+    chance: float | None = None,
 ) -> Estimate:
     """Return a mean of values between 0 and 1 with its cluster-robust Wilson interval.
 
@@ -197,11 +212,24 @@ def proportion(
         Default: all one.
     level : float
         Confidence level.
+    chance : float, optional
+        Where the values are the verdicts of a cross-validated classifier on items it was not fitted to: the accuracy of
+        guessing, one over the number of classes. Needs clusters. Leave it out for the verdicts of one fixed model.
 
     Returns
     -------
     Estimate
         All NaN without items.
+
+    Notes
+    -----
+    With `chance`, v the variance between clusters, b = p (1 - p) / n that of independent items, and lambda the share of
+    a score's correlation that is left when only its sign is kept, ``phi(z)**2 / (p (1 - p))`` at ``p = Phi(z)`` (the
+    first term of the tetrachoric series, Pearson 1900), the covariance between clusters of different folds adds
+    ``f (v - (1 - lambda) b)``: the part of v that is not rounding to right and wrong. Only two guesses covary, so f is
+    the square of the share ``(1 - q) / (1 - chance)`` of answers that are guesses: one at chance, none when all is
+    right. As Wilson's interval takes the variance at the accuracy q that a limit supposes, so does f. The bracket is
+    kept between 0 and what clusters of identical items would give.
     """
     y = np.asarray(values, dtype=np.float64)
     w = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -213,8 +241,12 @@ def proportion(
         return Estimate(p, *wilson(p, kish, level=level), len(y), kish, len(y), NO_GROUPS, level)
     found = []
     for name, codes, count in _usable(clusters):
-        n = _effective(y, w, codes, count, p, kish)
+        effective = _effective(y, w, codes, count, p, kish, chance)
+        n = effective(p)
         low, high = wilson(p, n, level=level, df=count - 1) if count > 1 else (math.nan, math.nan)
+        for _ in range(_ROUNDS if chance is not None and count > 1 else 0):
+            low = wilson(p, effective(low), level=level, df=count - 1)[0]
+            high = wilson(p, effective(high), level=level, df=count - 1)[1]
         found.append(Estimate(p, low, high, len(y), n, count, name, level))
     return _widest(found)
 
@@ -425,16 +457,27 @@ def _variance(y: FloatArray, w: FloatArray, codes: IntArray, count: int) -> floa
     return float(count / (count - 1) * np.sum(sums**2) / w.sum() ** 2)
 
 
-def _effective(y: FloatArray, w: FloatArray, codes: IntArray, count: int, p: float, kish: float) -> float:
-    """Return how many independent items would be as telling."""
-    variance = _variance(y, w, codes, count)
-    n = min(kish, p * (1 - p) / variance) if variance > 0 else kish
+def _effective(
+    y: FloatArray, w: FloatArray, codes: IntArray, count: int, p: float, kish: float, chance: float | None
+) -> Callable[[float], float]:
+    """Return how many independent items would be as telling, if the accuracy were what the function is given."""
+    own = _variance(y, w, codes, count)
+    # The cluster size that a cluster-wide failure would take with it, seen from an item.
+    size = float(np.sum(np.bincount(codes, weights=w, minlength=count) ** 2) / np.sum(w**2))
     rare = min(int(np.sum(y > p)), int(np.sum(y < p)))
-    if rare < _FEW:
-        # The cluster size that a cluster-wide failure would take with it, seen from an item.
-        size = float(np.sum(np.bincount(codes, weights=w, minlength=count) ** 2) / np.sum(w**2))
-        n = min(n, kish / (1 + (size - 1) * _ASSUMED * (1 - rare / _FEW)))
-    return n
+    cautious = kish / (1 + (size - 1) * _ASSUMED * (1 - rare / _FEW)) if rare < _FEW else math.inf
+    between, most = 0.0, kish
+    if chance is not None and 0 < p < 1:
+        alone, z = p * (1 - p) / kish, float(special.ndtri(p))
+        kept = math.exp(-z * z) / (2 * math.pi * p * (1 - p))
+        between, most = min(max(0.0, own - (1 - kept) * alone), kept * size * alone), kish / _STRATIFIED
+
+    def at(q: float) -> float:
+        guessed = 0.0 if chance is None else min(1.0, (1 - q) / (1 - chance))
+        variance = own + guessed**2 * between
+        return min(most, p * (1 - p) / variance if variance > 0 else most, cautious)
+
+    return at
 
 
 def _widest(found: Sequence[Estimate]) -> Estimate:

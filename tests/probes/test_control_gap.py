@@ -10,7 +10,8 @@ from vpanalysis.errors import RunError
 from vpanalysis.probes.controls import ProbeSetup, boundary_losses, utilization_gap
 from vpanalysis.probes.controls._common import matrices, plan_task
 from vpanalysis.probes.controls.boundaries import stations
-from vpanalysis.probes.controls.gap import BEST, audio_token_site, choose_nested, own_correctness, restricted
+from vpanalysis.probes.controls.gap import BEST, audio_token_site, own_correctness
+from vpanalysis.probes.nested import choose_nested, restricted
 
 GENDER, EMOTION = "gender_prediction", "emotion_recognition"
 TOKENS = "audio tokens"
@@ -115,19 +116,23 @@ def test_the_best_of_many_useless_sites_is_not_flattered(make_run):
     assert abs(np.mean(nested) - 0.5) < 0.06
 
 
+def chosen_by(states, plan):
+    return choose_nested(states, plan.items, list(plan.clusters.values()), plan.folds)
+
+
 def test_the_choice_of_a_site_never_sees_the_test_labels(make_run):
     run = make_run(44, tasks=[GENDER])
     setup = ProbeSetup()
     plan = plan_task(run, GENDER, setup)
     states = matrices(run, ["encoder.stem", "encoder[0]", "encoder[1]", "text[0]"], plan.items, setup)
-    before = choose_nested(states, plan, setup)
+    before = chosen_by(states, plan)
     for number, fold in enumerate(plan.folds):
         changed = [s.copy() for s in states]
         for s in changed:
             s[fold.test] = 1e6
         labels = plan.items.labels.copy()
         plan.items.labels[fold.test] = 1 - labels[fold.test]
-        assert choose_nested(changed, plan, setup)[number] == before[number] == 2
+        assert chosen_by(changed, plan)[number] == before[number] == 2
         plan.items.labels[:] = labels
 
 

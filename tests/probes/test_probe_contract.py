@@ -93,6 +93,37 @@ def test_parameters_without_sense(probe: Any, more: dict[str, Any], words: str) 
         probe.fit(*_data(), **more)
 
 
+@pytest.mark.parametrize("probe", PROBES, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("constant", [3.7, 1e-9, 1e6 / 3, 0.0])
+@pytest.mark.filterwarnings("error")
+def test_constant_features_with_weights_are_no_cause_for_warnings(probe: Any, constant: float) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    X = np.full((40, 5), constant)
+    fitted = None
+    for _ in range(5):  # whether rounding takes a variance below zero depends on the weights
+        weights = rng.exponential(size=40)
+        fitted = clone(probe).fit(X, y, sample_weight=weights)
+        assert fitted.scale_.tolist() == [1.0] * 5
+        chances = fitted.predict_proba(X)
+        np.testing.assert_allclose(chances, np.broadcast_to(chances[:1], chances.shape))
+        if not isinstance(probe, MLPProbe):  # which stops before it has learnt even that
+            share = np.bincount(y, weights=weights) / weights.sum()
+            np.testing.assert_allclose(chances[0], share, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_scaling_is_standard_scalers(weighted: bool) -> None:
+    rng = np.random.default_rng(0)
+    X, y = _data()
+    X = X * 10.0 ** rng.integers(-6, 6, size=100) + 10.0 ** rng.integers(-3, 3, size=100)
+    X[:, 7] = 1 / 3
+    weights = rng.exponential(size=60) if weighted else None
+    wanted, ours = StandardScaler().fit(X, sample_weight=weights), LogisticProbe().fit(X, y, sample_weight=weights)
+    np.testing.assert_allclose(ours.mean_, wanted.mean_, rtol=1e-9)
+    np.testing.assert_allclose(ours.scale_, wanted.scale_, rtol=1e-6)
+
+
 @pytest.mark.parametrize("features", [10, 100])
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("weighted", [False, True])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from vpanalysis.errors import RunError
 from vpanalysis.probes.solvers import DEFAULT_PENALTIES, _plan, _products, engine, fit_many, regress_many
 from vpanalysis.probes.solvers._scaling import Scaled
+from vpanalysis.probes.solvers._threads import cores, in_threads, single_thread
 from vpanalysis.probes.solvers.ridge import contrasts, to_simplex
 from vpanalysis.probes.solvers.strength import _within, inner_folds
 from vpanalysis.probes.splits import Fold
@@ -194,6 +197,36 @@ def test_many_weights_share_a_factorisation(features: int, monkeypatch: pytest.M
         np.testing.assert_allclose(fits.probabilities[1, number, test], wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize(("spread", "exact"), [(3.0, 2e-6), (1000.0, 1e-7)])
+@pytest.mark.parametrize("features", [20, 90])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_weights_of_every_set_are_in_the_fit_whatever_the_scale_of_its_numbers(
+    spread: float, exact: float, features: int, scale: float
+) -> None:
+    X, _, folds = scene(sites=2, features=features)
+    rng = np.random.default_rng(4)
+    targets = scale * (np.stack([X[1, :, :4].sum(1), rng.normal(size=60)]) + 5.0)
+    weights = spread ** rng.random(targets.shape)  # beyond a factor of a hundred it is float64 throughout
+    weights[0] *= 1e4  # its own scale is the weights' affair, and the penalty's
+    predicted, penalty = regress_many(X, targets, folds, weights=weights, choose_weighted=False)
+    for number in range(2):
+        for fold, (train, test) in enumerate(folds):
+            scaler = StandardScaler().fit(X[1, train].astype(float))
+            model = Ridge(alpha=penalty[1, fold, number], solver="svd")
+            model.fit(scaler.transform(X[1, train].astype(float)), targets[number, train] / scale,
+                      sample_weight=weights[number, train])  # fmt: skip
+            wanted = model.predict(scaler.transform(X[1, test].astype(float)))
+            apart = np.abs(predicted[1, number, test] / scale - wanted).max()
+            assert apart < 10 * exact * np.abs(targets[number] / scale - targets[number].mean() / scale).max()
+
+
+def test_a_constant_target_is_predicted_at_any_weights() -> None:
+    X, _, folds = scene(sites=1)
+    weights = np.random.default_rng(0).exponential(size=(2, 60)) + 0.1
+    predicted, _ = regress_many(X, np.full((2, 60), 3.5), folds, weights=weights, choose_weighted=False)
+    np.testing.assert_allclose(predicted, 3.5, rtol=1e-12)
+
+
 def test_numbers_by_ridge_regression() -> None:
     X, labels, folds = scene(features=90)
     rng = np.random.default_rng(1)
@@ -284,6 +317,90 @@ def test_twice_the_same_and_whatever_the_blocks(kind: str, monkeypatch: pytest.M
     monkeypatch.setattr(engine, "_LABEL_SETS_BYTES", 1.0)  # one label set at a time
     apart = fit_many(X, labels, folds, kind=kind, tol=1e-13)
     np.testing.assert_allclose(apart.probabilities, one.probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+def test_any_number_of_workers_gives_the_same_digits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, labels, folds = scene(sites=5)
+    monkeypatch.setattr(_plan, "_SITES", 2)
+    weights = np.random.default_rng(1).choice([0.5, 1.5], size=labels.shape)
+    told: list[tuple[int, int]] = []
+    names: set[str] = set()
+    real = _plan.Scaled.gram
+
+    def spy(self: Scaled, fold: int) -> Any:
+        names.add(threading.current_thread().name)
+        return real(self, fold)
+
+    monkeypatch.setattr(_plan.Scaled, "gram", spy)
+    with single_thread():
+        one = fit_many(X, labels, folds, kind=kind, weights=weights, choose_weighted=False)
+        assert len(names) == 1
+        for workers in (2, 3):
+            more = fit_many(
+                X, labels, folds, kind=kind, weights=weights, choose_weighted=False, workers=workers,
+                progress=lambda done, total: told.append((done, total)),
+            )  # fmt: skip
+            for name in ("probabilities", "penalty", "objective", "gap"):
+                np.testing.assert_array_equal(getattr(more, name), getattr(one, name))
+    assert len(names) > 1
+    assert [done for done, _ in told[:12]] == sorted(done for done, _ in told[:12])
+    assert told[-1] == (20, 20)
+
+
+def test_an_error_in_a_worker_ends_the_work() -> None:
+    X, labels, folds = scene(sites=9)
+    X[7, 3, 3] = np.nan
+    with pytest.raises(RunError, match="'site 7'"):
+        fit_many(X, labels, folds, workers=2)
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 1:
+            raise ZeroDivisionError
+        return number
+
+    taken: list[int] = []
+
+    def units() -> Iterator[tuple[int]]:
+        for number in range(1000):
+            taken.append(number)
+            yield (number,)
+
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(work, units(), 2))
+    assert len(taken) < 20
+    assert set(begun) <= set(taken)
+
+
+def test_units_are_taken_as_workers_are_free() -> None:
+    waiting, most = 0, 0
+
+    def units() -> Iterator[tuple[int]]:
+        nonlocal waiting, most
+        for number in range(30):
+            waiting += 1
+            most = max(most, waiting)
+            yield (number,)
+
+    for _ in in_threads(lambda number: number, units(), 3):
+        waiting -= 1
+    assert waiting == 0
+    assert most <= 6
+
+
+def test_a_worker_is_one_thread() -> None:
+    pools = importlib.import_module("threadpoolctl").threadpool_info
+
+    def threads(_: int) -> list[int]:
+        return [torch.get_num_threads(), *(pool["num_threads"] for pool in pools())]
+
+    before = threads(0)
+    for found in in_threads(threads, ((number,) for number in range(4)), 2):
+        assert set(found) == {1}
+    assert threads(0) == before
+    assert 1 <= cores() <= 4
 
 
 @pytest.mark.parametrize("kind", ["logistic", "ridge"])
@@ -409,6 +526,7 @@ def test_states_that_are_not_finite_are_named(bad: float) -> None:
         ({"weights": np.ones((2, 60))}, "shape"),
         ({"n_classes": 2}, "labels up to 2"),
         ({"names": ["one"]}, "1 names"),
+        ({"workers": 0}, "workers=0"),
     ],
 )
 def test_arguments_without_sense(change: dict[str, Any], words: str) -> None:

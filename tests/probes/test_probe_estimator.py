@@ -9,9 +9,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from vpanalysis.errors import RunError
 from vpanalysis.probes import estimator
-from vpanalysis.probes.estimator import LabelSets, fit_predict, fit_sites, r_squared
-from vpanalysis.probes.solvers import fit_many
+from vpanalysis.probes.estimator import ESTIMATORS, NETWORKS, LabelSets, SiteFit, fit_predict, fit_sites, r_squared
+from vpanalysis.probes.solvers import Recipe, fit_many, train_many
 from vpanalysis.probes.splits import Fold
 
 
@@ -101,6 +102,94 @@ def test_a_shuffle_with_one_class_in_training_predicts_that_class() -> None:
     ones = np.ones((2, 2, 8))
     fit = fit_sites(lambda _: states, ["a"], LabelSets(values, folds, ones, ones[0], np.arange(8)))[0]
     assert fit.shuffled.tolist() == [0.0]
+    lonely = LabelSets(values[1:], folds, ones[:, 1:], ones[0, 1:], np.arange(8))
+    for kind in ESTIMATORS:
+        fit = fit_sites(lambda _: states, ["a"], lonely, estimator=kind)[0]
+        assert fit.predicted.tolist() == [1, 0, 1, 0, 1, 0, 1, 0]
+        assert fit.probabilities is not None
+        assert fit.probabilities[:, 1].tolist() == [1.0, 0.0] * 4
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge", "mlp1"])
+def test_chances_of_the_true_labels_are_kept(kind: str) -> None:
+    estimator._MEMO.clear()
+    states, labels, _ = _data(20)
+    sets = _sets(labels, _halves(60), 2)
+    fit = fit_sites(lambda _: states, ["a"], sets, estimator=kind)[0]
+    assert fit.probabilities is not None
+    assert fit.probabilities.shape == (60, 3)
+    assert fit.probabilities.dtype == np.float32
+    np.testing.assert_allclose(fit.probabilities.sum(1), 1.0, atol=1e-6)
+    np.testing.assert_array_equal(fit.probabilities.argmax(1), fit.predicted)
+    if kind != "mlp1":
+        pairs = [(f.train, f.test) for f in sets.folds]
+        alone = fit_many(states[None], labels, pairs, kind=kind).probabilities[0, 0]
+        np.testing.assert_allclose(fit.probabilities, alone, atol=1e-4)
+    numbers = fit_sites(lambda _: states, ["a"], _sets(states[:, 0].astype(float), _halves(60)), estimator=kind)[0]
+    assert numbers.probabilities is None
+
+
+@pytest.mark.parametrize("kind", list(NETWORKS))
+def test_the_papers_networks_are_trained_for_every_label_set(kind: str) -> None:
+    states, labels, _ = _data(20)
+    sets = _sets(labels, _halves(60), 1)
+    rng = np.random.default_rng(2)
+    weights = rng.choice([0.5, 2.0], size=sets.train_weights.shape)
+    sets = LabelSets(sets.values, sets.folds, weights, sets.weights, np.arange(60) // 3)
+    fit = fit_sites(lambda _: states, ["a"], sets, estimator=kind, seeds=2, random_state=5)[0]
+    pairs = [(f.train, f.test) for f in sets.folds]
+    wanted = train_many(
+        states[None], sets.values, pairs, Recipe(depth=NETWORKS[kind]), seeds=[5, 6], weights=weights,
+        groups=sets.groups,
+    )  # fmt: skip
+    np.testing.assert_allclose(fit.probabilities, wanted.mean[0, 0], atol=1e-6)
+    shuffled = wanted.mean[0, 1].argmax(1)
+    assert fit.shuffled.tolist() == [pytest.approx((shuffled == sets.values[1]).mean())]
+    assert (fit.predicted == labels).mean() > fit.shuffled[0]
+
+
+def test_seeds_of_the_networks_are_what_their_digits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    estimator._MEMO.clear()
+    monkeypatch.setattr(estimator, "Recipe", lambda depth: Recipe(depth=depth, max_steps=15, width=8))
+    states, labels, _ = _data(20)
+    sets = _sets(labels, _halves(60))
+
+    def chances(**more: Any) -> Any:
+        return fit_sites(lambda _: states, ["a"], sets, estimator="mlp3", **more)[0].probabilities
+
+    first = chances()
+    np.testing.assert_array_equal(first, chances(random_state=0))
+    estimator._MEMO.clear()
+    np.testing.assert_array_equal(first, chances(random_state=0))
+    assert (first != chances(random_state=1)).any()
+    np.testing.assert_allclose(chances(seeds=2), (first + chances(random_state=1)) / 2, atol=1e-2)
+    assert (chances(random_state=None) != chances(random_state=None)).any()
+    linear = fit_sites(lambda _: states, ["a"], sets, random_state=1)[0].probabilities
+    np.testing.assert_array_equal(linear, fit_sites(lambda _: states, ["a"], sets)[0].probabilities)
+
+
+@pytest.mark.parametrize(("more", "words"), [({"estimator": "mlp4"}, "did you mean 'mlp"), ({"seeds": 0}, "seeds=0")])
+def test_arguments_without_sense(more: dict[str, Any], words: str) -> None:
+    states, labels, _ = _data(20)
+    with pytest.raises(RunError, match=words):
+        fit_sites(lambda _: states, ["a"], _sets(labels, _halves(60)), **more)
+
+
+def test_the_memory_is_limited_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    memo = estimator._Memo()
+    fits = [SiteFit(np.zeros(100, np.int64), np.zeros(20), np.zeros((100, 2), np.float32)) for _ in range(4)]
+    assert fits[0].nbytes == 800 + 160 + 800
+    monkeypatch.setattr(estimator, "_MEMO_BYTES", 3 * fits[0].nbytes)
+    for name, fit in zip("abc", fits, strict=False):
+        memo.keep(name, fit)
+    assert memo.get("a") is fits[0]
+    memo.keep("d", fits[3])  # "b" was not asked for longest
+    assert memo.get("b") is None
+    assert [memo.get(name) is not None for name in "acd"] == [True] * 3
+    memo.keep("d", fits[2])
+    assert (len(memo), memo.nbytes) == (3, 3 * fits[0].nbytes)
+    memo.clear()
+    assert (len(memo), memo.nbytes) == (0, 0)
 
 
 def test_shared_states_are_fitted_once_and_other_states_are_not(monkeypatch: pytest.MonkeyPatch) -> None:

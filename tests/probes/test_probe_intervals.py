@@ -11,7 +11,7 @@ from vpanalysis.probes._intervals import accuracy_interval, difference_interval
 
 def test_many_independent_items_give_the_plain_wilson_interval() -> None:
     correct = (np.random.default_rng(0).random(4000) < 0.7).astype(float)
-    estimate, low, high = accuracy_interval(correct, [np.arange(4000)], np.ones(4000), level=0.95)
+    estimate, low, high = accuracy_interval(correct, [np.arange(4000)], np.ones(4000), level=0.95, chance=None)
     expected = proportion_confint(int(correct.sum()), 4000, method="wilson")
     assert (estimate, low, high) == (
         correct.mean(),

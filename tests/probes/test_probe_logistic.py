@@ -152,6 +152,7 @@ def test_it_is_the_optimum_that_scikit_learn_seeks(
     ("kind", "items", "features"),
     [
         ("noise", 180, 1280),
+        ("noise", 12, 2000),
         ("separable", 60, 400),
         ("separable", 200, 3),
         ("collinear", 120, 64),

@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from vpanalysis.errors import RunError
 from vpanalysis.probes.mlp import MLPProbe
 from vpanalysis.probes.solvers import MLPFits, Recipe, train_many
+from vpanalysis.probes.solvers._threads import single_thread
 from vpanalysis.probes.solvers.networks import Start, held_out
 
 CLASSES = 3
@@ -143,6 +144,16 @@ def test_twice_the_same_and_sites_by_themselves() -> None:
     widths = [X[0], X[1, :, :9], X[2, :, :50]]
     mixed = train_many(widths, y, folds, recipe, seeds=2)
     np.testing.assert_allclose(mixed.probabilities[0], one.probabilities[0], atol=1e-4)
+
+
+def test_any_number_of_workers_trains_the_same_networks() -> None:
+    X, y, folds = scene(12, sites=3)
+    recipe = Recipe(width=8, max_steps=20, patience=5)
+    with single_thread():
+        one = train_many(X, y, folds, recipe, seeds=2)
+    two = train_many(X, y, folds, recipe, seeds=2, workers=2)
+    np.testing.assert_array_equal(one.probabilities, two.probabilities)
+    np.testing.assert_array_equal(one.steps, two.steps)
 
 
 def test_groups_are_held_out_whole() -> None:

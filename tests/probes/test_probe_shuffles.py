@@ -60,6 +60,47 @@ def test_groups_of_one_cell_trade_and_others_shuffle_inside() -> None:
     np.testing.assert_array_equal(moved, shuffled_rows(labels, [groups], names, np.zeros(7), 60, 0))
 
 
+def _unevenness(labels: np.ndarray, folds: np.ndarray) -> float:
+    wanted = labels.mean()
+    return float(sum((labels[folds == fold] - wanted).sum() ** 2 for fold in set(folds)))
+
+
+def test_shuffles_of_groups_spread_the_labels_over_the_folds() -> None:
+    """Ten speakers in five folds, one of each label in each: a free shuffle is as even once in eight."""
+    groups = np.repeat(np.arange(10), 3)
+    labels, folds = groups % 2, groups // 2
+    common = (labels, [groups], np.arange(30), np.zeros(30), 100, 4)
+    free, even = shuffled_rows(*common), shuffled_rows(*common, folds=folds)
+    before, after = (np.array([_unevenness(labels[row], folds) for row in rows]) for rows in (free, even))
+    assert even.shape == (100, 30) and even.dtype == np.int64
+    assert np.mean(before == 0) < 0.22 < np.mean(after == 0)
+    assert after.max() <= np.median(before)
+    # They are still shuffles: whole groups trade, as many of each label as before, and not all the same.
+    assert all((np.ptp(labels[row].reshape(10, 3), axis=1) == 0).all() for row in even)
+    assert (labels[even].sum(axis=1) == labels.sum()).all()
+    assert len({tuple(labels[row]) for row in even}) > 30
+    np.testing.assert_array_equal(even, shuffled_rows(*common, folds=folds))
+
+
+def test_where_folds_cannot_differ_shuffles_are_as_without() -> None:
+    groups = np.repeat(np.arange(8), 2)
+    labels = np.arange(16) % 2  # every group has both: labels move inside groups, and every fold keeps its own
+    common = (labels, [groups], np.arange(16), np.zeros(16), 20, 5)
+    np.testing.assert_array_equal(shuffled_rows(*common), shuffled_rows(*common, folds=groups // 2))
+    none = shuffled_rows(groups % 2, [groups], np.arange(16), np.zeros(16), 0, 5, folds=groups // 2)
+    assert none.shape == (0, 16) and none.dtype == np.int64
+
+
+def test_numbers_are_spread_by_their_value() -> None:
+    groups = np.repeat(np.arange(12), 2)
+    values = groups.astype(float) ** 2
+    common = (values, [groups], np.arange(24), np.zeros(24), 60, 6)
+    folds = groups % 4
+    free, even = shuffled_rows(*common), shuffled_rows(*common, folds=folds)
+    before, after = (np.mean([_unevenness(values[row], folds) for row in rows]) for rows in (free, even))
+    assert after < 0.6 * before
+
+
 def test_labels_that_belong_to_the_second_grouping_move_with_it() -> None:
     speaker, script = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
     labels = script * 5

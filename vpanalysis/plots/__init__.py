@@ -10,28 +10,36 @@ that its layer profile was planted.
 """
 
 from vpanalysis.plots.calibration import calibration_forest
+from vpanalysis.plots.differences import best_sites, learning_curves, probe_differences
 from vpanalysis.plots.gates import gate_table, gate_variation, gate_weights
 from vpanalysis.plots.layers import layer_curves, layer_grid
 from vpanalysis.plots.maps import layer_overview
+from vpanalysis.plots.over_time import attention_profile, generalisation_map, time_curve
 from vpanalysis.plots.scores import acc_vs_ala, hearing_bars, overall_table
 from vpanalysis.plots.style import short_task, theme
 from vpanalysis.plots.views import direction_map, erasure_curves, geometry_curve, similarity_map
 
 __all__ = [
     "acc_vs_ala",
+    "best_sites",
+    "attention_profile",
     "calibration_forest",
     "direction_map",
     "erasure_curves",
     "gate_table",
     "gate_variation",
     "gate_weights",
+    "generalisation_map",
     "geometry_curve",
     "hearing_bars",
     "layer_curves",
     "layer_grid",
     "layer_overview",
+    "learning_curves",
     "overall_table",
+    "probe_differences",
     "short_task",
     "similarity_map",
     "theme",
+    "time_curve",
 ]

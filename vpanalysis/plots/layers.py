@@ -321,12 +321,12 @@ def layer_curves(
         row = curve.iloc[0]
         reducer = " and ".join(dict.fromkeys(curve["reducer"]))
         shuffled = ", hatched: shuffled labels" if curve["shuffle_low"].notna().any() else ""
-        ax.set_xlabel(
+        about = (
             f"site   (states: {reducer}; n = {int(row['n'])} clips, folds by {row['group']}, "
             f"{int(row['n_groups'])} groups, band: 95 % interval{shuffled})"
-            if len(curve)
-            else "site"
         )
+        # Wrapped to the width of the Axes, whose labels are half as wide as high.
+        ax.set_xlabel(textwrap.fill(about, max(40, int(ax.bbox.width / ax.figure.dpi * 72 / (9.5 * 0.5)))))
         ax.set_title(f"{short_task(task)}: what a linear probe finds", pad=18)
         add_note(ax, note)
     return ax

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
@@ -40,10 +39,21 @@ class Prepared:
         X, self.labels, self.weights = X[self.kept], labels[self.kept], weights[self.kept]
         self.mean, self.scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
         if standardize:
-            even = bool((self.weights == self.weights[0]).all())
-            scaler = StandardScaler().fit(X, sample_weight=None if even else self.weights)
-            self.mean, self.scale = scaler.mean_, scaler.scale_
+            self.mean, self.scale = _scaling(X, self.weights)
         self.rows = (X - self.mean) / self.scale
+
+
+def _scaling(X: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and scale of every feature, as ``StandardScaler`` does, with a scale of one for constant features.
+
+    The variance takes a second pass, about the mean. From weighted sums of squares alone, as scikit-learn has it, that
+    of a constant can come out negative, and its root is not a number.
+    """
+    mean = np.average(X, axis=0, weights=weights)
+    variance = np.average((X - mean) ** 2, axis=0, weights=weights)
+    rounding = len(X) * np.finfo(np.float64).eps
+    constant = variance <= rounding * variance + (rounding * mean) ** 2
+    return mean, np.where(constant, 1.0, np.sqrt(variance))
 
 
 def encode(estimator: Any, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, standardize: bool) -> Prepared:

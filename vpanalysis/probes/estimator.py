@@ -1,10 +1,11 @@
-"""The linear reader of ``probe_layers``: all sites of a task, all folds, the labels and their shuffles in one call.
+"""The readers of ``probe_layers``: all sites of a task, all folds, the labels and their shuffles in one call.
 
-The fits are :func:`~vpanalysis.probes.solvers.engine.fit_many` (logistic regression, ridge) and
-:func:`~vpanalysis.probes.solvers.engine.regress_many` (numbers). What is added here is what a task needs of them: the
-out-of-fold prediction of every item under the true labels, one score for every shuffle, and a memory of both. The
-memory goes by content: checkpoints that share a frozen encoder share its states byte for byte, so that their Runs are
-probed at the price of one.
+The fits are :func:`~vpanalysis.probes.solvers.engine.fit_many` (logistic regression, ridge),
+:func:`~vpanalysis.probes.solvers.engine.regress_many` (numbers) and
+:func:`~vpanalysis.probes.solvers.train.train_many` (the paper's networks of one, three and five layers). What is added
+here is what a task needs of them: the out-of-fold prediction and class probabilities of every item under the true
+labels, one score for every shuffle, and a memory of these. The memory goes by content: checkpoints that share a frozen
+encoder share its states byte for byte, so that their Runs are probed at the price of one.
 
 ``C`` is 0.01 by default: on standardised features it is close to the best for the shapes met here (100 to 1,200 items,
 128 to 1,280 features; on planted signals from weak to strong a factor of ten either way costs one to three points of
@@ -14,32 +15,38 @@ accuracy), and one constant keeps all layers and tasks comparable. A sequence is
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vpanalysis.probes.solvers import DEFAULT_PENALTIES, fit_many, regress_many
+from vpanalysis.errors import RunError
+from vpanalysis.probes.solvers import DEFAULT_PENALTIES, Recipe, fit_many, regress_many, train_many
+from vpanalysis.probes.solvers._threads import cores, single_thread
 from vpanalysis.probes.splits import FloatArray, Fold, IntArray
 
-__all__ = ["DEFAULT_C", "ESTIMATORS", "LabelSets", "SiteFit", "fit_predict", "fit_sites", "r_squared", "single_thread"]
+__all__ = [
+    "DEFAULT_C", "ESTIMATORS", "NETWORKS", "LabelSets", "SiteFit", "fit_predict", "fit_sites", "r_squared",
+    "single_thread",
+]  # fmt: skip
 
 DEFAULT_C = 0.01
 """Inverse penalty of the logistic regression on standardised features."""
 
-ESTIMATORS = ("logistic", "ridge")
+NETWORKS: Mapping[str, int] = MappingProxyType({"mlp1": 1, "mlp3": 3, "mlp5": 5})
+"""Layers of the paper's probes: linear, and ReLU networks of three and five layers, all trained by Adam."""
 
-# A prediction and its shuffles are a few KB, so some thousands of them are nothing.
-_MEMO: OrderedDict[str, SiteFit] = OrderedDict()
-_MEMO_SIZE = 4096
+ESTIMATORS = ("logistic", "ridge", *NETWORKS)
 
 _HELD_BYTES = 1e9
 """States that are held at once; sites beyond that wait for the next call of the solver."""
+
+_MEMO_BYTES = 3e7
+"""What is remembered of fits, some KB each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,20 +76,61 @@ class LabelSets:
 
 @dataclass(frozen=True, eq=False)
 class SiteFit:
-    """Out-of-fold predictions of a site under the true labels, shape (item,), and the score of every shuffle."""
+    """What is known of a site.
+
+    Attributes
+    ----------
+    predicted : array, shape (item,), int64 or float64
+        Out-of-fold class numbers, or numbers, under the true labels.
+    shuffled : array, shape (shuffle,), float64
+        Score of every shuffle.
+    probabilities : array, shape (item, class), float32, or None for numbers
+        Out-of-fold class probabilities under the true labels.
+    """
 
     predicted: NDArray[Any]
     shuffled: FloatArray
+    probabilities: NDArray[np.float32] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, in bytes."""
+        return sum(array.nbytes for array in (self.predicted, self.shuffled, self.probabilities) if array is not None)
+
+    def copy(self) -> SiteFit:
+        """Return a copy whose arrays may be written to."""
+        chances = None if self.probabilities is None else self.probabilities.copy()
+        return SiteFit(self.predicted.copy(), self.shuffled.copy(), chances)
 
 
-def single_thread() -> AbstractContextManager[Any]:
-    """Return a context that holds BLAS to one thread.
+class _Memo:
+    """Fits by the content of what they were made of; the ones that were not asked for longest make room."""
 
-    These matrices are so small that a second thread costs more in waiting than it brings in work, and one thread makes
-    the digits independent of the machine's core count.
-    """
-    # threadpoolctl comes with scikit-learn and carries no types.
-    return cast("AbstractContextManager[Any]", importlib.import_module("threadpoolctl").threadpool_limits(limits=1))
+    def __init__(self) -> None:
+        self._fits: OrderedDict[str, SiteFit] = OrderedDict()
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._fits)
+
+    def get(self, key: str) -> SiteFit | None:
+        if key in self._fits:
+            self._fits.move_to_end(key)
+        return self._fits.get(key)
+
+    def keep(self, key: str, fit: SiteFit) -> None:
+        before = self._fits.pop(key, None)
+        self.nbytes += fit.nbytes - (0 if before is None else before.nbytes)
+        self._fits[key] = fit
+        while self.nbytes > _MEMO_BYTES:
+            self.nbytes -= self._fits.popitem(last=False)[1].nbytes
+
+    def clear(self) -> None:
+        self._fits.clear()
+        self.nbytes = 0
+
+
+_MEMO = _Memo()
 
 
 def fit_sites(
@@ -92,6 +140,8 @@ def fit_sites(
     *,
     estimator: str = "logistic",
     C: float | Sequence[float] = DEFAULT_C,
+    seeds: int = 1,
+    random_state: int | None = 0,
     progress: Callable[[float], None] | None = None,
 ) -> list[SiteFit]:
     """Predict every item, at every site and under every label set, by a probe that has not seen its group.
@@ -102,10 +152,16 @@ def fit_sites(
         From the name of a site to its states, shape (item, feature), floating.
     sites : sequence of str
     sets : LabelSets
-    estimator : {"logistic", "ridge"}
-        Ridge takes its penalty by generalised cross-validation in every fold and set. Numbers are always ridge.
+    estimator : {"logistic", "ridge", "mlp1", "mlp3", "mlp5"}
+        Ridge takes its penalty by generalised cross-validation in every fold and set. Networks take their number of
+        training steps on held-out groups of the training items, and are trained anew for every label set, so that
+        shuffles cost what the labels cost. Numbers are always ridge.
     C : float or sequence of float
         Inverse penalty of the logistic regression.
+    seeds : int
+        Networks with different initial weights whose probabilities are averaged.
+    random_state : int or None
+        Seed of the first network; the others follow.
     progress : callable, optional
         Called with the number of sites that are done, in fractions.
 
@@ -113,9 +169,22 @@ def fit_sites(
     -------
     list of SiteFit
         Kept by content for the life of the process, so states that several Runs share are fitted once. Scores of
-        shuffles are weighted accuracies, or R^2.
+        shuffles are weighted accuracies, or R^2. An item whose training set has one class only is given that class.
+
+    Raises
+    ------
+    RunError
+        For an unknown estimator, fewer than one seed, and states that are not finite.
     """
-    common = _digest_of_sets(sets, estimator, C)
+    if estimator not in ESTIMATORS:
+        raise RunError("cannot fit the probe", found=f"estimator={estimator!r}", allowed=ESTIMATORS, word=estimator)
+    if seeds < 1:
+        raise RunError("cannot fit the probe", found=f"seeds={seeds}", allowed="1 or more")
+    how = _How(estimator, C)
+    if estimator in NETWORKS:
+        first = int(np.random.default_rng().integers(2**31)) if random_state is None else random_state
+        how = _How(estimator, seeds=tuple(range(first, first + seeds)))
+    common = _digest_of_sets(sets, how)
     found: dict[str, SiteFit] = {}
     held: dict[str, tuple[str, NDArray[np.floating[Any]]]] = {}
 
@@ -124,20 +193,19 @@ def fit_sites(
             return
         before = len(found)
         tell = None if progress is None else lambda done, total: progress(before + len(held) * done / total)
-        fits = _fit([states for _, states in held.values()], list(held), sets, estimator, C, tell)
+        fits = _fit([states for _, states in held.values()], list(held), sets, how, tell)
         for (site, (key, _)), fit in zip(held.items(), fits, strict=True):
-            found[site] = _MEMO[key] = fit
+            found[site] = fit
+            _MEMO.keep(key, fit)
         held.clear()
-        while len(_MEMO) > _MEMO_SIZE:
-            _MEMO.popitem(last=False)
 
     size = 0
     for site in sites:
         states = read(site)
         key = _digest(states, common)
-        if key in _MEMO:
-            _MEMO.move_to_end(key)
-            found[site] = _MEMO[key]
+        known = _MEMO.get(key)
+        if known is not None:
+            found[site] = known
             continue
         if held and size + states.nbytes > _HELD_BYTES:
             flush()
@@ -147,36 +215,56 @@ def fit_sites(
     flush()
     if progress is not None:
         progress(len(sites))
-    return [SiteFit(found[site].predicted.copy(), found[site].shuffled.copy()) for site in sites]
+    return [found[site].copy() for site in sites]
+
+
+@dataclass(frozen=True)
+class _How:
+    """What is fitted, and everything beside the data that its result depends on."""
+
+    estimator: str
+    C: float | Sequence[float] = DEFAULT_C
+    seeds: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.estimator}{np.asarray(self.C).tolist()!r}{self.seeds}"
 
 
 def _fit(
     states: list[NDArray[np.floating[Any]]],
     names: list[str],
     sets: LabelSets,
-    estimator: str,
-    C: float | Sequence[float],
+    how: _How,
     progress: Callable[[int, int], None] | None,
 ) -> list[SiteFit]:
     pairs = [(fold.train, fold.test) for fold in sets.folds]
     values = sets.values
-    # Penalties are chosen with equal weights, so that one factorisation serves all shuffles; fits are weighted exactly.
     common: dict[str, Any] = {
-        "weights": sets.train_weights, "penalties": DEFAULT_PENALTIES, "choose_weighted": False, "names": names,
-        "progress": progress,
+        "weights": sets.train_weights, "names": names, "progress": progress, "workers": cores(),
     }  # fmt: skip
+    # Penalties are chosen with equal weights, so that one factorisation serves all shuffles; the fits have their own.
+    linear = {**common, "penalties": DEFAULT_PENALTIES, "choose_weighted": False}
     if values.dtype.kind == "f":
-        numbers, _ = regress_many(states, values, pairs, **common)
+        numbers, _ = regress_many(states, values, pairs, **linear)
         return [SiteFit(one[0], r_squared(values[1:], one[1:], sets.weights[1:])) for one in numbers]
-    groups = sets.groups if estimator == "logistic" and np.size(C) > 1 else None
-    fits = fit_many(states, values, pairs, kind=estimator, C=C, one_class="nan", groups=groups, **common)
-    lonely = _only_class(values, sets.folds)
+    if how.estimator in NETWORKS:
+        recipe = Recipe(depth=NETWORKS[how.estimator])
+        chances = train_many(
+            states, values, pairs, recipe, seeds=how.seeds, groups=sets.groups, one_class="nan", **common
+        ).mean
+    else:
+        groups = sets.groups if how.estimator == "logistic" and np.size(how.C) > 1 else None
+        chances = fit_many(
+            states, values, pairs, kind=how.estimator, C=how.C, one_class="nan", groups=groups, **linear
+        ).probabilities
+    only = np.eye(chances.shape[-1], dtype=np.float32)[_only_class(values, sets.folds)]
     out = []
-    for predicted in fits.predicted:
-        predicted = np.where(predicted < 0, lonely, predicted)
+    for chance in chances:
+        chance = np.where(np.isnan(chance), only, chance)
+        predicted = chance.argmax(axis=-1).astype(np.int64)
         right = (predicted == values).astype(np.float64)
         share = (right * sets.weights).sum(axis=1) / sets.weights.sum(axis=1)
-        out.append(SiteFit(predicted[0], share[1:]))
+        out.append(SiteFit(predicted[0].copy(), share[1:], chance[0].copy()))
     return out
 
 
@@ -230,8 +318,8 @@ def fit_predict(
     return fit_many(np.concatenate([train, test])[None], whole, [fold], C=C, weights=weighed).predicted[0, 0, size:]
 
 
-def _digest_of_sets(sets: LabelSets, estimator: str, C: float | Sequence[float]) -> bytes:
-    digest = hashlib.blake2b(f"{estimator}{np.asarray(C).tolist()!r}{sets.values.dtype}".encode(), digest_size=16)
+def _digest_of_sets(sets: LabelSets, how: _How) -> bytes:
+    digest = hashlib.blake2b(f"{how}{sets.values.dtype}".encode(), digest_size=16)
     parts = [part for fold in sets.folds for part in (fold.train, fold.test)]
     for array in (sets.values, sets.train_weights, sets.weights, sets.groups, *parts):
         # The shape goes in as well, or two lists of folds could run together to one string of bytes.

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from vpanalysis.errors import RunError
 from vpanalysis.probes.targets import RunLike
 
-__all__ = ["GROUP", "TASK", "Arrays", "from_arrays", "is_arrays", "recorded"]
+__all__ = ["GROUP", "TASK", "Arrays", "Held", "from_arrays", "is_arrays", "recorded"]
 
 TASK, GROUP = "y", "group"
 """Name of the task and of the target, and of the column with the groups, when arrays are probed."""
@@ -53,6 +53,33 @@ class Arrays:
     def states(self, site: str, reducer: str = "mean") -> NDArray[Any]:
         """Return the states of `site`, shape (item, feature); arrays are pooled already, so `reducer` is ignored."""
         return self._states[:, self.sites.index(site)]
+
+
+class Held:
+    """A Run whose states are read once for all tasks and targets, as far as they fit.
+
+    Parameters
+    ----------
+    run : Run
+    most : float
+        Bytes that may be held; states beyond that are read whenever they are asked for.
+    """
+
+    def __init__(self, run: RunLike, most: float = 5e8) -> None:
+        self.name, self.predictions, self.sites = run.name, run.predictions, list(run.sites)
+        self.path: Path | None = getattr(run, "path", None)
+        self._run, self._left = run, most
+        self._states: dict[tuple[str, str], NDArray[Any]] = {}
+
+    def states(self, site: str, reducer: str = "mean") -> NDArray[Any]:
+        """Return the states of `site`, from memory after the first time."""
+        found = self._states.get((site, reducer))
+        if found is None:
+            found = np.asarray(self._run.states(site, reducer))
+            if found.nbytes <= self._left:
+                self._left -= found.nbytes
+                self._states[site, reducer] = found
+        return found
 
 
 def is_arrays(value: object) -> bool:

@@ -17,7 +17,6 @@ the shuffles is then evidence about the voice.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -27,11 +26,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
+from vpanalysis._saved import run_identity
 from vpanalysis.capture.sites import select_sites
 from vpanalysis.errors import RunError
 from vpanalysis.probes._intervals import accuracy_interval, difference_interval
-from vpanalysis.probes.estimator import DEFAULT_C, ESTIMATORS, fit_sites, single_thread
-from vpanalysis.probes.inputs import GROUP, TASK, from_arrays, is_arrays, recorded
+from vpanalysis.probes.estimator import DEFAULT_C, ESTIMATORS, NETWORKS, SiteFit, fit_sites, single_thread
+from vpanalysis.probes.inputs import GROUP, TASK, Held, from_arrays, is_arrays, recorded
 from vpanalysis.probes.plans import Plan, choose_columns, make_plan, regression_interval
 from vpanalysis.probes.result import BY_CONDITION, COLUMNS, PREDICTIONS, ProbeResult
 from vpanalysis.probes.shuffles import FEWEST_ADJUSTED, Evidence, evidence
@@ -39,7 +39,7 @@ from vpanalysis.probes.splits import FloatArray, IntArray
 from vpanalysis.probes.targets import REDUCER_OF_TASK, RunLike, read_states, select_task, tasks_of
 from vpanalysis.stats import benjamini_hochberg
 
-__all__ = ["choose_sites", "probe_layers", "reducer_for", "run_identity"]
+__all__ = ["choose_sites", "prediction_rows", "probe_layers", "reducer_for"]
 
 LEVEL = 0.95
 
@@ -98,13 +98,17 @@ def probe_layers(
         With arrays only: what no fold may have on both sides. Default: every item is independent.
     n_splits : int
         Folds per grouping; fewer where there are fewer groups.
-    estimator : {"logistic", "ridge"}
-        Ridge chooses its penalty in every fold and shuffle by generalised cross-validation, and is the faster.
+    estimator : {"logistic", "ridge", "mlp1", "mlp3", "mlp5"}
+        Ridge chooses its penalty in every fold and shuffle by generalised cross-validation, and is the faster. The
+        others are the paper's probes: a linear layer and ReLU networks of three and five layers, trained by Adam, with
+        steps chosen on held-out training groups (``n_splits=10`` is the paper's). "Decodable by a network" is a weaker
+        claim than "by a line": compare both, and the network's shuffles.
     C : float or sequence of float
         Inverse L2 penalty of the logistic regression on standardised features, fixed for all sites; of several, one is
         chosen inside every training fold.
     shuffles : int, optional
-        Label shuffles. Default 20, or 199 with ridge or `adjusted`; 0 for none.
+        Label shuffles. Default 20, or 199 with ridge or `adjusted`, or none for networks, of which each would have to
+        be trained anew; 0 for none.
     adjusted : bool
         Print p values that are adjusted for the number of sites; takes 199 shuffles or more.
     benchmark : Benchmark or str, optional
@@ -171,31 +175,13 @@ def _checked(
     if not np.size(C) or not (np.asarray(C, dtype=np.float64) > 0).all():
         raise RunError("cannot fit the probe", found=f"C={C}", allowed="a positive number")
     if shuffles is None:
-        shuffles = FEWEST_ADJUSTED if adjusted or estimator == "ridge" else _SHUFFLES
+        cheap = FEWEST_ADJUSTED if estimator == "ridge" else 0 if estimator in NETWORKS else _SHUFFLES
+        shuffles = FEWEST_ADJUSTED if adjusted else cheap
     if shuffles < 0 or (adjusted and shuffles < FEWEST_ADJUSTED):
         least = FEWEST_ADJUSTED if adjusted else 0
         raise RunError("cannot shuffle the labels", found=f"shuffles={shuffles}", allowed=f"{least} or more")
     strength = np.asarray(C, dtype=np.float64).tolist()
     return {"estimator": estimator, "C": strength, "n_splits": n_splits, "shuffles": shuffles, "level": LEVEL}
-
-
-def run_identity(run: Any) -> dict[str, Any]:
-    """Return what a result remembers of its Run: name, folder, and the hash of its manifest (None where there is none).
-
-    Parameters
-    ----------
-    run : Run
-        Anything with a ``name``.
-
-    Returns
-    -------
-    dict
-        Keys run, path, manifest_sha.
-    """
-    path = getattr(run, "path", None)
-    manifest = None if path is None else Path(path) / "manifest.json"
-    sha = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest is not None and manifest.is_file() else None
-    return {"run": run.name, "path": None if sha is None else str(path), "manifest_sha": sha}
 
 
 def _probed(
@@ -219,7 +205,7 @@ def _probed(
     if columns is None:
         flat = [items for group in tasks_by_kind for items in group]
         columns = choose_columns(flat, target, made["group_by"], **split)
-    out = _Tables(run, chosen_sites, made)
+    out = _Tables(Held(run), chosen_sites, made)
     total = len(tasks_by_kind) * len(kinds) * len(chosen_sites)
     bar = tqdm(total=total, desc=f"probe {target}", unit="site", disable=not progress)
     with single_thread(), bar:
@@ -262,17 +248,18 @@ class _Tables:
 
             fits = fit_sites(
                 read, self.sites, plan.label_sets(self.made["shuffles"], self.made["random_state"]),
-                estimator=self.made["estimator"], C=self.made["C"], progress=None if bar.disable else tell,
+                estimator=self.made["estimator"], C=self.made["C"], random_state=self.made["random_state"],
+                progress=None if bar.disable else tell,
             )  # fmt: skip
             for row, fit in zip(rows, fits, strict=True):
-                self._score(row, plan, fit.predicted)
+                self._score(row, plan, fit)
             scores = np.array([row["accuracy"] for row in rows], dtype=np.float64)
             _tell(rows, evidence(scores, np.stack([fit.shuffled for fit in fits]), level=LEVEL))
         bar.update(len(rows) - (bar.n - before))
         self.table += rows
 
-    def _score(self, row: dict[str, Any], plan: Plan, predicted: NDArray[Any]) -> None:
-        items = plan.items
+    def _score(self, row: dict[str, Any], plan: Plan, fit: SiteFit) -> None:
+        items, predicted = plan.items, fit.predicted
         if items.numbers is not None:
             parts = regression_interval(items.numbers, predicted, items.weights)
             found = difference_interval(parts, plan.clusters, items.weights, level=LEVEL)
@@ -280,9 +267,9 @@ class _Tables:
             correct = np.full(len(predicted), np.nan)
         else:
             correct = (predicted == items.labels).astype(np.float64)
-            row |= _accuracy(correct, plan.clusters, items.weights)
+            row |= _accuracy(correct, plan.clusters, items.weights, row["chance"])
             self.by_condition += _per_condition(row, plan, correct)
-        self.predictions.append(_prediction_rows(row, plan, predicted, correct))
+        self.predictions.append(prediction_rows(row, plan, predicted, correct, fit.probabilities))
 
     def result(self, target: str, group: str) -> ProbeResult:
         """Return what was collected."""
@@ -308,8 +295,8 @@ def _tell(rows: list[dict[str, Any]], found: Evidence) -> None:
         }  # fmt: skip
 
 
-def _accuracy(correct: FloatArray, clusters: list[IntArray], weights: FloatArray) -> dict[str, float]:
-    accuracy, low, high = accuracy_interval(correct, clusters, weights, level=LEVEL)
+def _accuracy(correct: FloatArray, clusters: list[IntArray], weights: FloatArray, chance: float) -> dict[str, float]:
+    accuracy, low, high = accuracy_interval(correct, clusters, weights, level=LEVEL, chance=chance)
     return {"accuracy": accuracy, "low": low, "high": high}
 
 
@@ -324,7 +311,7 @@ def _per_condition(base: dict[str, Any], plan: Plan, correct: FloatArray) -> lis
             {
                 **{key: base[key] for key in ("task", "site", "site_order", "target")},
                 "condition": name,
-                **_accuracy(correct[here], clusters, np.ones(int(here.sum()))),
+                **_accuracy(correct[here], clusters, np.ones(int(here.sum())), base["chance"]),
                 "n": int(here.sum()),
                 "n_groups": min(len(np.unique(c)) for c in clusters),
             }
@@ -332,7 +319,26 @@ def _per_condition(base: dict[str, Any], plan: Plan, correct: FloatArray) -> lis
     return rows
 
 
-def _prediction_rows(base: dict[str, Any], plan: Plan, predicted: NDArray[Any], correct: FloatArray) -> pd.DataFrame:
+def prediction_rows(
+    base: dict[str, Any],
+    plan: Plan,
+    predicted: NDArray[Any],
+    correct: FloatArray,
+    probabilities: NDArray[np.floating[Any]] | None = None,
+) -> pd.DataFrame:
+    """Return the out-of-fold predictions of one site as rows with the columns of a result.
+
+    Parameters
+    ----------
+    base : dict
+        With task, site and target.
+    plan : Plan
+    predicted : array, shape (item,)
+        Class numbers, or numbers.
+    correct : array, shape (item,), float64
+    probabilities : array, shape (item, class), optional
+        Of which the predicted class's is kept.
+    """
     items = plan.items
     classes = np.array(items.classes, dtype=object)
     numeric = items.numbers is not None
@@ -344,10 +350,14 @@ def _prediction_rows(base: dict[str, Any], plan: Plan, predicted: NDArray[Any], 
             "id": items.frame["id"].astype(str),
             "condition": items.frame["condition"].astype(str),
             "group": plan.clusters[0],
+            "second_group": plan.clusters[1] if len(plan.clusters) > 1 else -1,
             "fold": plan.fold_of,
             "label": items.numbers if numeric else classes[items.labels],
             "predicted": predicted if numeric else classes[predicted],
             "correct": correct if numeric else correct.astype(bool),
+            "confidence": np.nan
+            if probabilities is None
+            else np.take_along_axis(probabilities, predicted[:, None].astype(np.int64), 1)[:, 0].astype(np.float64),
             "words": items.words.astype(object),
             "weight": items.weights,
         },

@@ -19,7 +19,7 @@ import pandas as pd
 from vpanalysis.errors import RunError
 from vpanalysis.probes._intervals import accuracy_interval
 from vpanalysis.probes.layers import LEVEL
-from vpanalysis.probes.result import ProbeResult
+from vpanalysis.probes.result import ProbeResult, clusters_of
 from vpanalysis.probes.targets import RunLike
 
 __all__ = ["own_accuracy"]
@@ -71,8 +71,9 @@ def own_accuracy(run: RunLike, result: ProbeResult, *, prediction: str = "pred_l
                 found=f"{int(np.isnan(correct).sum())} probed items that it lacks",
                 fix="give the Run that was probed",
             )
-        groups = np.unique(one["group"].to_numpy(), return_inverse=True)[1].astype(np.int64)
         weights = one["weight"].to_numpy(dtype=np.float64)
-        accuracy, low, high = accuracy_interval(correct, [groups], weights, level=LEVEL)
+        accuracy, low, high = accuracy_interval(
+            correct, list(clusters_of(one).values()), weights, level=LEVEL, chance=None
+        )
         rows.append({"task": str(task), "accuracy": accuracy, "low": low, "high": high, "n": len(one)})
     return pd.DataFrame(rows, columns=["task", "accuracy", "low", "high", "n"])

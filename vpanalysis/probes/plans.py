@@ -80,7 +80,7 @@ class Plan:
         values = items.labels if items.numbers is None else items.numbers
         moved = shuffled_rows(
             values, self.clusters, np.unique(own, return_inverse=True)[1], frame["condition"].astype(str).to_numpy(),
-            shuffles, seed,
+            shuffles, seed, self.fold_of,
         )  # fmt: skip
         source = np.concatenate([np.arange(size)[None], moved])
         truth, words = (np.unique(side, return_inverse=True)[1].astype(np.int64) for side in (items.truth, items.words))

@@ -11,10 +11,8 @@ paired test between sites, accuracy on the items that the model got wrong) needs
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from vpanalysis import stats
+from vpanalysis._saved import home_of, load_tables, save_tables
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-__all__ = ["BY_CONDITION", "COLUMNS", "PREDICTIONS", "ProbeResult"]
+__all__ = ["BY_CONDITION", "COLUMNS", "PREDICTIONS", "ProbeResult", "clusters_of"]
 
 COLUMNS = (
     "task", "site", "site_order", "reducer", "target", "metric", "accuracy", "low", "high", "chance", "majority",
@@ -41,11 +41,20 @@ COLUMNS = (
 
 BY_CONDITION = ("task", "site", "site_order", "target", "condition", "accuracy", "low", "high", "n", "n_groups")
 PREDICTIONS = (
-    "task", "site", "target", "id", "condition", "group", "fold", "label", "predicted", "correct", "words", "weight",
+    "task", "site", "target", "id", "condition", "group", "second_group", "fold", "label", "predicted", "correct",
+    "confidence", "words", "weight",
 )  # fmt: skip
 
-_FILES = ("table", "by_condition", "predictions")
+_FILES, _RECORD = ("table", "by_condition", "predictions"), "probe.json"
 _WITHIN = ("task", "site", "target", "claim", "accuracy", "low", "high", "chance", "n", "n_groups")
+
+
+def clusters_of(rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
+    """Return the clusterings of predictions by name, each of shape (item,), int64: one, or two for a crossed split."""
+    out = {"group": rows["group"].to_numpy(dtype=np.int64)}
+    if "second_group" in rows.columns and (rows["second_group"] >= 0).all() and len(rows):
+        out["second_group"] = rows["second_group"].to_numpy(dtype=np.int64)
+    return out
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,8 +74,9 @@ class ProbeResult:
     by_condition : DataFrame
         The same predictions per condition, unweighted: task, site, condition, accuracy, low, high, n, n_groups.
     predictions : DataFrame
-        One row an item and site: task, site, target, id, condition, group, fold, label, predicted, correct, words (what
-        is claimed), weight.
+        One row an item and site: task, site, target, id, condition, group, second_group (-1 where folds are made by one
+        grouping only), fold, label, predicted, correct, confidence (probability of the predicted class), words (what is
+        claimed), weight.
     target : str
     settings : mapping
         What is needed to repeat it: the Run and the hash of its manifest, grouping, number of folds, estimator, C,
@@ -166,14 +176,13 @@ class ProbeResult:
             labels = part["label"].nunique()
             if labels < 2:
                 continue
-            found = stats.proportion(
-                part["correct"].to_numpy(dtype=float), {"group": part["group"].to_numpy()}, level=level
-            )
+            clusters = clusters_of(part)
+            found = stats.proportion(part["correct"].to_numpy(dtype=float), clusters, level=level, chance=1.0 / labels)
             out.append(
                 {
                     "task": name, "site": site, "target": target, "claim": claim, "accuracy": found.value,
                     "low": found.low, "high": found.high, "chance": 1.0 / labels, "n": len(part),
-                    "n_groups": part["group"].nunique(),
+                    "n_groups": min(len(np.unique(ids)) for ids in clusters.values()),
                 }
             )  # fmt: skip
         return pd.DataFrame(out, columns=list(_WITHIN))
@@ -231,16 +240,13 @@ class ProbeResult:
         """
         from vpanalysis import plots
 
-        shown = self
-        if self.target == "both":
-            shown = self.of("truth")
         if task is None and len(self.tasks) == 1:
             task = self.tasks[0]
         if task is None:
-            return plots.layer_overview(shown, ax=ax, **kwargs)
-        if shown is not self:
-            kwargs = {"claim_result": self.of("claim"), **kwargs}
-        return plots.layer_curves(shown, task, ax=ax, **kwargs)
+            return plots.layer_overview(self, ax=ax, **kwargs)
+        if self.target != "both":
+            return plots.layer_curves(self, task, ax=ax, **kwargs)
+        return plots.layer_curves(self.of("truth"), task, ax=ax, **{"claim_result": self.of("claim"), **kwargs})
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write three parquet files and ``probe.json`` into a folder and return it.
@@ -260,49 +266,33 @@ class ProbeResult:
         RunError
             Without `path`, for arrays and other things that are no Run on the disk, and for a Run that has changed.
         """
-        folder = self._home() if path is None else Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
-            getattr(self, name).to_parquet(folder / f"{name}.parquet", index=False)
-        record = {"kind": "ProbeResult", "version": 2, "target": self.target, "settings": dict(self.settings)}
-        # Last, so that a folder with this file is complete.
-        (folder / "probe.json").write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-        return folder
-
-    def _home(self) -> Path:
-        run = Path(str(self.settings.get("path")))
-        manifest = run / "manifest.json"
-        if self.settings.get("path") is None or not manifest.is_file():
-            raise RunError("cannot save the probes", found="no Run on the disk", fix="name a folder")
-        if hashlib.sha256(manifest.read_bytes()).hexdigest() != self.settings.get("manifest_sha"):
-            raise RunError(
-                "cannot save the probes", found=f"a Run in {str(run)!r} that has changed since", fix="probe it again"
-            )
-        asked = {**self.settings, "path": None, "tasks": self.tasks, "sites": self.sites}
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-        return run / "results" / f"probe-{re.sub(r'[^A-Za-z0-9_-]', '-', self.target)}-{digest[:12]}"
+        verb = f"probe-{self.target}"
+        folder = home_of(self.settings, verb, tasks=self.tasks, sites=self.sites) if path is None else path
+        tables = {name: getattr(self, name) for name in _FILES}
+        return save_tables(folder, "ProbeResult", tables, self.settings, record=_RECORD, version=3, target=self.target)
 
     @classmethod
     def load(cls, path: str | Path) -> ProbeResult:
-        """Read what :meth:`save` wrote; :class:`RunError` when the folder does not hold it."""
-        folder = Path(path)
-        missing = [n for n in ("probe.json", *(f"{f}.parquet" for f in _FILES)) if not (folder / n).is_file()]
-        if missing:
-            raise RunError(
-                f"cannot load a probe result from {str(folder)!r}",
-                found=f"no {', '.join(missing)}",
-                fix="give a folder written by ProbeResult.save",
-            )
-        record = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
-        if record.get("kind") != "ProbeResult":
-            raise RunError(f"cannot load a probe result from {str(folder)!r}", found=f"kind {record.get('kind')!r}")
-        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _FILES}
-        return cls(**tables, target=record["target"], settings=record["settings"])
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        RunError
+            When the folder does not hold it.
+
+        Warns
+        -----
+        StaleResultWarning
+            When the Run has changed since.
+        """
+        tables, settings = load_tables(path, "ProbeResult", _FILES, record=_RECORD)
+        return cls(**tables, target=str(settings["target"]), settings=settings)
 
     def _title(self) -> str:
         made = self.settings
         trained = self.table["n_train"][self.table["accuracy"].notna()]
-        how = f"C={made.get('C', '?')}" if made.get("estimator", "logistic") == "logistic" else "ridge"
+        kind = "ridge" if (self.table["metric"] == "R2").all() else str(made.get("estimator", "logistic"))
+        how = f"C={made.get('C', '?')}" if kind == "logistic" else kind
         least = f", {int(trained.min())} or more training items a fold" if trained.notna().any() else ""
         by = made.get("grouped_by", made.get("group_by", "?"))
         split = f"{made.get('n_splits', '?')}{' x ' + str(made.get('n_splits')) if ' and ' in str(by) else ''} folds"
@@ -342,7 +332,7 @@ class ProbeResult:
         return pd.DataFrame(rows).fillna("")
 
     #: Said under every summary: the best of many looks better than it is.
-    _CAVEAT = "The best site is picked on the items it is scored on, so its accuracy is optimistic: see compare_sites."
+    _CAVEAT = "The best site is picked on the items it is scored on, so its accuracy is optimistic: see best_site."
 
     def __repr__(self) -> str:
         return f"{self._title()}\n{self._summary().to_string(index=False)}\n{self._CAVEAT}"

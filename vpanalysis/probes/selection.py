@@ -198,11 +198,13 @@ def compare_sites(
                 predicted = fit_predict(known, labels[0], states, C=C, weights=train.weights)
                 correct.append((predicted == labels[1]).astype(np.float64))
     a, b = correct
+    # Probes of another Run were fitted once: no fold covaries with another.
+    chance = 1.0 / len(items.classes) if train_run is None else None
     difference, low, high = difference_interval(a - b, clusters, items.weights, level=LEVEL)
     return SiteComparison(
         task, target, site_a, site_b,
-        accuracy_interval(a, clusters, items.weights, level=LEVEL),
-        accuracy_interval(b, clusters, items.weights, level=LEVEL),
+        accuracy_interval(a, clusters, items.weights, level=LEVEL, chance=chance),
+        accuracy_interval(b, clusters, items.weights, level=LEVEL, chance=chance),
         difference, low, high, len(items.rows), min(len(np.unique(c)) for c in clusters), n_train, group, note,
     )  # fmt: skip
 

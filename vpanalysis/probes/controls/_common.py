@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from vpanalysis._tables import Kind, typed
 from vpanalysis.errors import RunError
 from vpanalysis.probes.estimator import DEFAULT_C, single_thread
 from vpanalysis.probes.layers import reducer_for
+from vpanalysis.probes.paired import paired_interval
+from vpanalysis.probes.plans import choose_columns, make_plan
 from vpanalysis.probes.solvers.engine import Fits, fit_many
-from vpanalysis.probes.splits import FloatArray, Fold, IntArray, check_grouping, group_ids, make_folds
+from vpanalysis.probes.splits import FloatArray, Fold, IntArray, check_grouping, group_ids
 from vpanalysis.probes.targets import ProbeTask, RunLike, read_states, select_task, tasks_of
 from vpanalysis.stats import Estimate
 
@@ -33,9 +35,6 @@ KINDS: Mapping[str, Kind] = {
 }  # fmt: skip
 """Columns of every control's rows and their types."""
 
-# Differing clusters below which their t interval is not trusted alone.
-_FEW = 5
-
 
 @dataclass(frozen=True)
 class ProbeSetup:
@@ -49,10 +48,13 @@ class ProbeSetup:
         Default: conflict and congruent twins, weighted so that words and truth are independent.
     reducer : str
         ``"auto"`` or a stored reducer.
-    group_by : {"speaker", "script", "both"}
-        What no fold may have on both sides.
+    group_by : {"auto", "speaker", "script", "both"}
+        What no fold may have on both sides; ``"auto"`` is the strictest that the data of all tasks allow, at five times
+        the price where that is both.
     n_splits : int
         Folds per grouping.
+    inner_splits : int
+        Folds per grouping in which a site is chosen within the training items.
     C : float or sequence of float
         Inverse penalty; of several, one is chosen within each training fold.
     random_state : int
@@ -66,14 +68,17 @@ class ProbeSetup:
     reducer: str = "auto"
     group_by: str = "speaker"
     n_splits: int = 5
+    inner_splits: int = 3
     C: float | Sequence[float] = DEFAULT_C
     random_state: int = 0
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        check_grouping(self.group_by)
-        if self.n_splits < 2:
-            raise RunError("cannot cross-validate", found=f"n_splits={self.n_splits}", allowed="2 or more")
+        if self.group_by != "auto":
+            check_grouping(self.group_by)
+        if min(self.n_splits, self.inner_splits) < 2:
+            found = f"n_splits={self.n_splits}, inner_splits={self.inner_splits}"
+            raise RunError("cannot cross-validate", found=found, allowed="2 or more")
         if not 0 < self.level < 1:
             raise RunError("cannot make intervals", found=f"level={self.level}", allowed="between 0 and 1")
 
@@ -93,40 +98,39 @@ class TaskPlan:
         return " and ".join(self.clusters)
 
     @property
+    def chance(self) -> float:
+        """Accuracy of guessing."""
+        return 1.0 / max(1, len(self.items.classes))
+
+    @property
     def first(self) -> IntArray:
         """The first clustering."""
         return next(iter(self.clusters.values()))
 
 
-def plan_task(run: RunLike, task: str, setup: ProbeSetup) -> TaskPlan:
-    """Choose the items of a task and cut them into grouped folds."""
-    columns = check_grouping(setup.group_by)
-    if setup.target in columns:
-        raise RunError(
-            f"cannot probe {setup.target!r} across folds that never share one", found=f"group_by={setup.group_by!r}",
-            fix=f"use group_by={'script' if setup.target == 'speaker' else 'speaker'!r}",
-        )  # fmt: skip
+def plan_task(run: RunLike, task: str, setup: ProbeSetup, columns: Sequence[str] | None = None) -> TaskPlan:
+    """Choose the items of a task and cut them into folds grouped by `columns`, by default what suits this task."""
     items = select_task(run, task, setup.target, setup.conditions)
-    found = [group_ids(items.frame, column) for column in columns] if len(items.rows) else []
-    clusters = {used: ids for ids, used in found}
-    if not len(items.rows):
-        return TaskPlan(items, clusters, [], items.note)
-    if len(items.classes) < 2:
-        return TaskPlan(items, clusters, [], f"one class only: {items.classes[0]!r}")
-    folds = make_folds(
-        items.labels, list(clusters.values()), n_splits=setup.n_splits, random_state=setup.random_state,
-        weigh=items.train_weights,
-    )  # fmt: skip
-    sizes = [len(np.unique(ids)) for ids in clusters.values()]
-    reason = "" if folds else f"too few groups: {sizes} by {' and '.join(clusters)}, after joining cells"
-    if any(len(np.unique(items.labels[fold.train])) < 2 for fold in folds):
-        folds, reason = [], "one class only in the training items of a fold"
-    return TaskPlan(items, clusters, folds, reason)
+    if items.numbers is not None:
+        raise RunError(f"cannot make controls for {setup.target!r}", found="numbers", allowed="classes")
+    if columns is None:
+        columns = _columns([items], setup)
+    plan = make_plan(items, columns, n_splits=setup.n_splits, random_state=setup.random_state)
+    named = [group_ids(items.frame, column) for column in columns] if len(items.rows) else []
+    clusters = {used: ids for ids, used in named}
+    return TaskPlan(items, clusters, plan.folds, "" if plan.folds else str(plan.facts["note"]))
+
+
+def _columns(tasks: Sequence[ProbeTask], setup: ProbeSetup) -> tuple[str, ...]:
+    split: dict[str, Any] = {"n_splits": setup.n_splits, "random_state": setup.random_state}
+    return choose_columns(tasks, setup.target, setup.group_by, **split)
 
 
 def plans(run: RunLike, tasks: str | Sequence[str] | None, setup: ProbeSetup) -> list[tuple[str, TaskPlan]]:
-    """Return the plan of every chosen task."""
-    return [(task, plan_task(run, task, setup)) for task in tasks_of(run, tasks)]
+    """Return the plan of every chosen task, all on one kind of split."""
+    names = tasks_of(run, tasks)
+    columns = _columns([select_task(run, task, setup.target, setup.conditions) for task in names], setup)
+    return [(task, plan_task(run, task, setup, columns)) for task in names]
 
 
 def matrices(run: RunLike, sites: Sequence[str], items: ProbeTask, setup: ProbeSetup) -> list[FloatArray]:
@@ -162,23 +166,9 @@ def correctness(run: RunLike, sites: Sequence[str], plan: TaskPlan, setup: Probe
 def paired(
     a: FloatArray, b: FloatArray, clusters: Mapping[str, IntArray], weights: FloatArray, *, level: float, seed: int
 ) -> tuple[Estimate, float]:
-    """Return the weighted mean of ``a - b`` with its interval, and the p value of flipping the signs of clusters.
-
-    `a` and `b` are between 0 and 1. The interval is the clustered t interval of the differences. Where fewer than five
-    clusters differ it shows little of how much they could, and is widened to what the limits of the two accuracies
-    give (`vpanalysis.stats.combination`).
-    """
-    difference = a - b
-    found = stats.mean(difference, clusters, weights=weights, level=level)
-    test = stats.sign_flip_test(difference * weights, clusters, random_state=seed)
-    if test.n_groups < _FEW:
-        twice = {name: np.concatenate([ids, ids]) for name, ids in clusters.items()}
-        parts = np.repeat([0, 1], len(a))
-        other = stats.combination(np.concatenate([a, b]), parts, (1.0, -1.0), twice, level=level)
-        low = min(found.low, found.value - (other.value - other.low))
-        high = max(found.high, found.value + (other.high - other.value))
-        found = replace(found, low=low, high=high)
-    return found, test.p
+    """Return the weighted mean of ``a - b`` with its interval, and the p value of flipping the signs of clusters."""
+    found = paired_interval(a, b, clusters, weights, level=level)
+    return found, stats.sign_flip_test((a - b) * weights, clusters, random_state=seed).p
 
 
 def row(control: str, task: str, measure: str, found: Estimate | float, source: str, **more: Any) -> dict[str, Any]:

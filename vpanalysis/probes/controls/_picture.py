@@ -22,6 +22,13 @@ _AXIS = {
     "loss": "nats an item", "majority": "share of the commonest class",
 }  # fmt: skip
 
+_TITLE = {
+    "majority": "Majority and chance", "selectivity": "Selectivity: the task less a random labelling",
+    "mel": "What the spectrogram alone gives", "text": "What the words alone give",
+    "random": "Trained less random weights", "mdl": "Description length", "noise": "Added noise",
+    "gap": "Utilization gap", "boundary": "Lost and gained on the way",
+}  # fmt: skip
+
 
 def draw(rows: pd.DataFrame, control: str, ax: Axes | None) -> Axes:
     """Draw the rows of one control and measure; rows without a number are left out, their labels stay."""
@@ -57,7 +64,7 @@ def draw(rows: pd.DataFrame, control: str, ax: Axes | None) -> Axes:
             ax.set_xlabel(_AXIS.get(measure, measure))
             if measure in ("selectivity", "gap", "difference", "saved"):
                 ax.axvline(0.0, color="0.6", linewidth=0.8)
-        ax.set_title(control)
+        ax.set_title(_TITLE.get(control, control))
     return ax
 
 

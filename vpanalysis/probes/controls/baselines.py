@@ -274,5 +274,5 @@ def _scored(
     control: str, task: str, plan: TaskPlan, predicted: NDArray[np.int64], source: str, setup: ProbeSetup, **more: Any
 ) -> dict[str, Any]:
     right = (predicted == plan.items.labels).astype(np.float64)
-    found = stats.proportion(right, plan.clusters, weights=plan.items.weights, level=setup.level)
+    found = stats.proportion(right, plan.clusters, weights=plan.items.weights, level=setup.level, chance=plan.chance)
     return row(control, task, "accuracy", found, source, **more)

@@ -120,7 +120,7 @@ def boundary_losses(
         right = dict(zip(names, correctness(run, list(where.values()), plan, made), strict=True))
         weights = plan.items.weights
         for name in names:
-            found = stats.proportion(right[name], plan.clusters, weights=weights, level=made.level)
+            found = stats.proportion(right[name], plan.clusters, weights=weights, level=made.level, chance=plan.chance)
             more = {"site": where[name], "variant": name, "target": made.target}
             rows.append(row("boundary", task, "accuracy", found, SOURCE, **more))
         for one, two in steps:

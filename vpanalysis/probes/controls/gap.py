@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from vpanalysis import stats
 from vpanalysis.errors import RunError
@@ -43,10 +42,11 @@ from vpanalysis.probes.controls._common import (
     row,
 )
 from vpanalysis.probes.layers import choose_sites
-from vpanalysis.probes.splits import FloatArray, Fold, IntArray, make_folds
+from vpanalysis.probes.nested import choose_nested, restricted
+from vpanalysis.probes.splits import FloatArray
 from vpanalysis.probes.targets import ProbeTask, RunLike
 
-__all__ = ["BEST", "audio_token_site", "choose_nested", "own_correctness", "restricted", "utilization_gap"]
+__all__ = ["BEST", "audio_token_site", "own_correctness", "utilization_gap"]
 
 SOURCE = "VoxParadox; Elazar et al. 2021; nested choice: Cawley and Talbot 2010"
 
@@ -68,31 +68,6 @@ def audio_token_site(sites: Sequence[str]) -> str:
         if name in sites:
             return name
     raise RunError("cannot find the audio tokens", found="neither 'mixed' nor 'projector'", allowed=list(sites))
-
-
-def restricted(
-    chances: NDArray[np.floating[Any]], classes: Sequence[str], offered: Sequence[Sequence[str]]
-) -> IntArray:
-    """Return the most probable class among the options that each item offers.
-
-    Parameters
-    ----------
-    chances : array, shape (..., item, class)
-        Class probabilities; NaN where there is no prediction.
-    classes : sequence of str
-        Names of the classes.
-    offered : sequence of sequence of str, one an item
-
-    Returns
-    -------
-    array, shape (..., item), int64
-        Class numbers; -1 without a prediction, or where no offered option is a class.
-    """
-    allowed = np.array([[name in set(map(str, options)) for name in classes] for options in offered], dtype=bool)
-    scores = np.where(allowed, chances, -1.0)
-    best = scores.argmax(axis=-1)
-    none = np.isnan(chances).any(axis=-1) | ~allowed.any(axis=-1)
-    return np.where(none, -1, best).astype(np.int64)
 
 
 def own_correctness(run: RunLike, items: ProbeTask, prediction: str | None = None) -> tuple[FloatArray, str]:
@@ -120,47 +95,6 @@ def own_correctness(run: RunLike, items: ProbeTask, prediction: str | None = Non
         )
     right = (items.frame[name].astype(object) == items.frame["truth"].astype(object)).to_numpy()
     return np.asarray(right, dtype=np.float64), name
-
-
-def choose_nested(
-    states: Sequence[FloatArray], plan: TaskPlan, setup: ProbeSetup, offered: Sequence[Sequence[str]] | None = None
-) -> IntArray:
-    """Return the number of the best site for every fold, judged on its training items alone.
-
-    Parameters
-    ----------
-    states : sequence of array, shape (item, feature)
-        One a site.
-    plan : TaskPlan
-        With the outer folds.
-    setup : ProbeSetup
-    offered : sequence of sequence of str, optional
-        Options of each item, to which predictions are restricted.
-
-    Returns
-    -------
-    array, shape (fold,), int64
-        The earliest of the best by weighted accuracy over grouped inner folds; -1 where no inner folds can be made.
-    """
-    items, chosen = plan.items, []
-    for fold in plan.folds:
-        inner = make_folds(
-            items.labels[fold.train], [ids[fold.train] for ids in plan.clusters.values()], n_splits=setup.n_splits,
-            random_state=setup.random_state,
-        )  # fmt: skip
-        # Back to the numbers of all items, weighted to what this part of the training items holds.
-        folds = [
-            Fold(fold.train[one.train], fold.train[one.test], items.train_weights(fold.train[one.train]))
-            for one in inner
-        ]
-        if not folds:
-            chosen.append(-1)
-            continue
-        chances = fit(states, items.labels, folds, items, setup, groups=plan.first).probabilities[:, 0, fold.train]
-        options = [items.classes] * len(fold.train) if offered is None else [offered[i] for i in fold.train]
-        right = restricted(chances, items.classes, options) == items.labels[fold.train]
-        chosen.append(int(np.average(right, axis=1, weights=fold.weights).argmax()))
-    return np.asarray(chosen, dtype=np.int64)
 
 
 def utilization_gap(
@@ -240,7 +174,10 @@ def _at_best(
 ) -> list[dict[str, Any]]:  # fmt: skip
     items = plan.items
     states = matrices(run, candidates, items, setup)
-    number = choose_nested(states, plan, setup, offered)
+    number = choose_nested(
+        states, items, list(plan.clusters.values()), plan.folds, C=setup.C, inner_splits=setup.inner_splits,
+        random_state=setup.random_state, offered=offered,
+    )  # fmt: skip
     if (number < 0).any():
         why = "too few groups in the training items to choose a site within them"
         return [empty_row("gap", task, "gap", SOURCE, why, variant=BEST, target=setup.target)]
@@ -270,8 +207,15 @@ def _compared(
         more = {"site": site, "variant": variant, "condition": name, "target": setup.target, "note": note}
         a, b, w = probe[here], own[here], weights[here]
         rows += [
-            row("gap", task, measure, stats.proportion(v, clusters, weights=w, level=setup.level), SOURCE, **more)
-            for measure, v in (("probe", a), ("model", b))
+            row(
+                "gap",
+                task,
+                measure,
+                stats.proportion(v, clusters, weights=w, level=setup.level, chance=guess),
+                SOURCE,
+                **more,
+            )
+            for measure, v, guess in (("probe", a, plan.chance), ("model", b, None))
         ]
         found, p = paired(a, b, clusters, w, level=setup.level, seed=setup.random_state)
         rows.append(row("gap", task, "gap", found, SOURCE, p=p, **more))

@@ -138,7 +138,7 @@ def _of_site(
     rows, means = [], []
     for step in steps:
         here = right[[level == step for level in noisy.levels]].mean(axis=0)
-        found = stats.proportion(here, plan.clusters, weights=items.weights, level=setup.level)
+        found = stats.proportion(here, plan.clusters, weights=items.weights, level=setup.level, chance=plan.chance)
         means.append(found.value)
         rows.append(row("noise", task, "accuracy", found, SOURCE, at=step, **more))
     half, note = _half(steps, means, rows[0]["low"], 1.0 / len(items.classes))

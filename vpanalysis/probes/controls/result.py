@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from vpanalysis._html import html_table, text_table
-from vpanalysis._tables import read_record, write_record
+from vpanalysis._saved import home_of, load_tables, save_tables
 from vpanalysis.errors import RunError
 from vpanalysis.probes.controls._common import KINDS
 
@@ -114,28 +114,31 @@ class ControlResult:
             rows = rows[rows["task"] == task]
         return draw(rows.reset_index(drop=True), name, ax)
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``controls.parquet`` and ``controls.json`` into the folder `path` and return it."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.table.to_parquet(folder / "controls.parquet", index=False)
-        # Last, so that a folder with this file is complete.
-        write_record(folder / _FILE, {"kind": "ControlResult", "version": 1, "settings": dict(self.settings)}, _FILE)
-        return folder
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write ``controls.parquet`` and ``controls.json`` into a folder and return it.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Default: ``results/controls-<hash>`` of the Run.
+
+        Raises
+        ------
+        RunError
+            Without `path`, for things that are no Run on the disk, and for a Run that has changed.
+        """
+        folder = home_of(self.settings, "controls", tasks=self.tasks) if path is None else path
+        return save_tables(folder, "ControlResult", {"controls": self.table}, self.settings, record=_FILE)
 
     @classmethod
     def load(cls, path: str | Path) -> ControlResult:
         """Read what :meth:`save` wrote; :class:`RunError` when the folder does not hold it."""
-        folder = Path(path)
-        record = read_record(folder / _FILE, "ControlResult", _FILE)
-        file = folder / "controls.parquet"
-        if not file.is_file():
-            raise RunError(f"cannot load a ControlResult from {str(folder)!r}", found="no controls.parquet")
-        table = pd.read_parquet(file)
+        tables, settings = load_tables(path, "ControlResult", ("controls",), record=_FILE)
+        table = tables["controls"]
         for name, kind in KINDS.items():
             if kind == "text":
                 table[name] = table[name].astype(object)
-        return cls(table, record["settings"])
+        return cls(table, settings)
 
     def _summary(self) -> tuple[pd.DataFrame, str, str]:
         rows = []

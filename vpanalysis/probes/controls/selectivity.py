@@ -173,13 +173,13 @@ def _of_type(
     clusters = {used: groups[keep]}
     clusters.setdefault(kind, np.unique(types[keep], return_inverse=True)[1].astype(np.int64))
     note = f"folds by {used}; {int(keep.sum())} of {len(keep)} items have a {kind} that was trained on"
-    rows = []
+    rows: list[dict[str, Any]] = []
+    made: dict[str, Any] = {"weights": weights, "level": setup.level, "chance": 1.0 / len(items.classes)}
     for number, site in enumerate(sites):
         a, b = real[number, keep], control[number, keep]
         more = {**common, "site": site, "note": note}
         rows += [
-            row("selectivity", task, name, stats.proportion(v, clusters, weights=weights, level=setup.level), SOURCE,
-                **more)
+            row("selectivity", task, name, stats.proportion(v, clusters, **made), SOURCE, **more)
             for name, v in (("accuracy", a), ("control accuracy", b))
         ]  # fmt: skip
         found, p = paired(a, b, clusters, weights, level=setup.level, seed=setup.random_state)

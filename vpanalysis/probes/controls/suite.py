@@ -9,14 +9,14 @@ and are not repeated here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vpanalysis._saved import run_identity
 from vpanalysis._tables import typed
 from vpanalysis.errors import RunError
 from vpanalysis.probes.controls._common import KINDS, ProbeSetup
@@ -86,7 +86,7 @@ def controls(
     RunError
         For unknown controls, tasks, sites or targets, or where a control that was asked for by name cannot be made.
     """
-    setup = ProbeSetup(target, conditions, reducer, group_by, n_splits, C, random_state, level)
+    setup = ProbeSetup(target, conditions, reducer, group_by, n_splits, C=C, random_state=random_state, level=level)
     names = [which] if isinstance(which, str) else list(CONTROLS if which is None else which)
     for name in names:
         if name not in CONTROLS:
@@ -106,7 +106,7 @@ def controls(
     }
     rows = [one for name in CONTROLS if name in names for one in makers[name]().to_dict("records")]
     settings = {
-        "run": run.name, "manifest": _manifest_sha(run), "target": target, "group_by": group_by, "n_splits": n_splits,
+        **run_identity(run), "target": target, "group_by": group_by, "n_splits": n_splits,
         "C": C if isinstance(C, (int, float)) else [float(c) for c in C], "random_state": random_state,
         "reducer": reducer, "level": level, "conditions": None if conditions is None else list(conditions),
         "which": names,
@@ -128,11 +128,3 @@ def _fits(run: RunLike, name: str, target: str) -> bool:
 
         return len(stations(run.sites)) > 1
     return True
-
-
-def _manifest_sha(run: Any) -> str | None:
-    """Return a hash of the Run's manifest, so that a result names the states that it was made of."""
-    from vpanalysis._manifest import text_sha
-
-    manifest = getattr(run, "manifest", None)
-    return None if manifest is None else text_sha(json.dumps(manifest, sort_keys=True, default=str))

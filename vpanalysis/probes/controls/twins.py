@@ -155,7 +155,9 @@ def _compared(
     for number, site in enumerate(sites):
         more = {**common, "site": site}
         for measure, values in (("accuracy", a), ("random weights", b)):
-            found = stats.proportion(values[number], plan.clusters, weights=weights, level=setup.level)
+            found = stats.proportion(
+                values[number], plan.clusters, weights=weights, level=setup.level, chance=plan.chance
+            )
             rows.append(row("random", task, measure, found, SOURCE, **more))
         found, p = paired(a[number], b[number], plan.clusters, weights, level=setup.level, seed=setup.random_state)
         rows.append(row("random", task, "difference", found, SOURCE, p=p, **more))

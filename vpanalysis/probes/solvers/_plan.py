@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vpanalysis.errors import RunError
 from vpanalysis.probes.solvers._scaling import Scaled, check_states
+from vpanalysis.probes.solvers._threads import in_threads
 from vpanalysis.probes.solvers.ridge import CHOICES
 from vpanalysis.probes.solvers.strength import inner_folds
 
@@ -82,10 +83,15 @@ class Plan:
         names: Sequence[str] | None,
         device: str,
         progress: Progress | None,
+        workers: int = 1,
     ) -> None:
         self._X, self.sites, self.items, self._progress = X, len(X), shape[1], progress
         self._label_sets = shape[0]
         self.device = torch.device(device)
+        if workers < 1:
+            raise RunError("cannot fit probes", found=f"workers={workers}", allowed="1 or more")
+        # A device is one worker, however many ask of it.
+        self._workers = workers if self.device.type == "cpu" else 1
         self._names = [f"site {number}" for number in range(self.sites)] if names is None else list(names)
         if len(self._names) != self.sites or not self.sites:
             raise RunError("cannot fit probes", found=f"{self.sites} sites and {len(self._names)} names")
@@ -135,17 +141,21 @@ class Plan:
         return inner_folds(self._groups[self.folds[fold][0]], splits, fold)
 
     def run(self, work: Callable[[list[int], list[Scaled], int], None], columns: int, *, iterates: bool) -> None:
-        """Call `work` for every block of sites and every fold.
+        """Call `work` for every block of sites and every fold, on as many threads as there are workers.
 
         `columns` says how many fitted values there are per item, `iterates` whether they are gone over again and again.
         """
         done, total = 0, self.sites * len(self.folds)
-        for sites, scaled in self._blocks(columns, iterates):
-            for fold in range(len(self.folds)):
-                work(sites, scaled, fold)
-                done += len(sites)
-                if self._progress is not None:
-                    self._progress(done, total)
+
+        def unit(sites: list[int], scaled: list[Scaled], fold: int) -> int:
+            work(sites, scaled, fold)
+            return len(sites)
+
+        units = ((*block, fold) for block in self._blocks(columns, iterates) for fold in range(len(self.folds)))
+        for finished in in_threads(unit, units, self._workers):
+            done += finished
+            if self._progress is not None:
+                self._progress(done, total)
 
     def _largest_block(self, columns: int, features: int, iterates: bool) -> int:
         train = max(len(rows) for rows, _ in self.folds)

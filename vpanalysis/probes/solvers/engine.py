@@ -97,6 +97,7 @@ def fit_many(
     tol: float = 1e-9,
     names: Sequence[str] | None = None,
     device: str = "cpu",
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Fits:
     """Predict every test item of every fold, for all sites and label sets.
@@ -137,6 +138,9 @@ def fit_many(
         Names of the sites, for messages.
     device : str
         ``"cpu"`` or ``"cuda"``; float64 on both.
+    workers : int
+        Threads that work on sites and folds side by side, each with one thread of BLAS; on the CPU only. The results
+        are the same, bit for bit, for any number above one, and for one where BLAS has one thread.
     progress : callable, optional
         Called with the number of finished and of all pairs of site and fold.
 
@@ -155,7 +159,7 @@ def fit_many(
     if not len(strengths) or not (np.isfinite(strengths) & (strengths > 0)).all():
         raise RunError("cannot fit probes", found=f"C={C}", allowed="positive numbers")
     table, classes = checked_labels(labels, n_classes)
-    plan = Plan(X, table.shape, folds, weights, groups, penalties, choose, names, device, progress)
+    plan = Plan(X, table.shape, folds, weights, groups, penalties, choose, names, device, progress, workers)
     allowed = plan.weighing(table >= 0)
     possible = fitable(table, plan, allowed, classes, one_class)
     shape = (plan.sites, len(plan.folds), len(table))
@@ -211,13 +215,14 @@ def regress_many(
     groups: NDArray[Any] | None = None,
     names: Sequence[str] | None = None,
     device: str = "cpu",
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Predict numbers out of fold by ridge regression, for all sites and sets of targets.
 
     Parameters
     ----------
-    X, folds, penalties, choose, choose_weighted, weights, groups, names, device, progress
+    X, folds, penalties, choose, choose_weighted, weights, groups, names, device, workers, progress
         As in :func:`fit_many`.
     targets : array, shape (target_set, item) or (item,), floating
         NaN for items that a set does not use in training.
@@ -236,7 +241,7 @@ def regress_many(
     table = np.atleast_2d(np.asarray(targets, dtype=np.float64))
     if table.ndim != 2 or not table.size or np.isinf(table).any():
         raise RunError("cannot regress", found=f"targets of shape {table.shape}", allowed="finite, (target_set, item)")
-    plan = Plan(X, table.shape, folds, weights, groups, penalties, choose, names, device, progress)
+    plan = Plan(X, table.shape, folds, weights, groups, penalties, choose, names, device, progress, workers)
     allowed = plan.weighing(~np.isnan(table))
     out = np.full((plan.sites, *table.shape), np.nan)
     penalty = np.full((plan.sites, len(plan.folds), len(table)), np.nan)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from vpanalysis.probes.solvers._products import product
 
-__all__ = ["CHOICES", "Spectrum", "contrasts", "ridge_scores", "to_simplex"]
+__all__ = ["CHOICES", "Spectrum", "choose_penalty", "contrasts", "ridge_scores", "to_simplex"]
 
 CHOICES = ("loo", "groups", "gcv")
 """How a penalty can be chosen: leaving out items, leaving out groups of items, generalised cross-validation."""
@@ -123,20 +123,60 @@ def ridge_scores(
     chosen : tensor, shape (batch, label set), int64
         Number of the penalty: the first of the best.
     """
-    _, k, sets = target.shape
+    mean, y = _centred(spectrum, target)
+    u = product(spectrum.vectors.mT, y)  # b r c
+    chosen = _choose(spectrum, y, u, penalties, target.shape[2], choose, groups)
+    u = u.view(len(u), -1, *target.shape[1:])
+    shrunk = u / (spectrum.values[:, :, None] + penalties[chosen][:, None])[:, :, None]
+    return product(spectrum.test, shrunk.flatten(2)).view(len(u), -1, *target.shape[1:]) + mean, chosen
+
+
+def choose_penalty(
+    spectrum: Spectrum,
+    target: Float[Tensor, "n k sets"],
+    penalties: Float[Tensor, " p"],
+    *,
+    choose: str = "gcv",
+    groups: Sequence[Int[Tensor, " g"]] | None = None,
+) -> Int[Tensor, "b sets"]:
+    """Return the number of the best penalty of every site and label set, without the fit.
+
+    Parameters
+    ----------
+    spectrum, target, penalties, choose, groups
+        As in :func:`ridge_scores`.
+
+    Returns
+    -------
+    tensor, shape (batch, label set), int64
+        The first of the best.
+    """
+    _, y = _centred(spectrum, target)
+    return _choose(spectrum, y, product(spectrum.vectors.mT, y), penalties, target.shape[2], choose, groups)
+
+
+def _centred(spectrum: Spectrum, target: Tensor) -> tuple[Float[Tensor, "k sets"], Float[Tensor, "n c"]]:
+    """Return weighted means of the targets, and what they are the weighted targets' distances from."""
     weight = spectrum.root.square()
     mean = torch.einsum("n,nkl->kl", weight, target) / weight.sum()
-    y = ((target - mean) * spectrum.root[:, None, None]).flatten(1)  # n c
-    u = product(spectrum.vectors.mT, y)  # b r c
+    return mean, ((target - mean) * spectrum.root[:, None, None]).flatten(1)
+
+
+def _choose(
+    spectrum: Spectrum,
+    y: Tensor,
+    u: Tensor,
+    penalties: Tensor,
+    sets: int,
+    choose: str,
+    groups: Sequence[Tensor] | None,
+) -> Int[Tensor, "b sets"]:
     b = len(u)
     if len(penalties) == 1:
-        chosen = torch.zeros((b, sets), dtype=torch.int64, device=y.device)
-    else:
-        left = penalties / (spectrum.values[:, :, None] + penalties)  # b r p: what a penalty leaves unfitted
-        error = _errors(spectrum, y, u, left, choose, groups)  # b p c
-        chosen = error.view(b, len(penalties), k, sets).sum(2).argmin(1)
-    shrunk = u.view(b, -1, k, sets) / (spectrum.values[:, :, None] + penalties[chosen][:, None])[:, :, None]
-    return product(spectrum.test, shrunk.flatten(2)).view(b, -1, k, sets) + mean, chosen
+        return torch.zeros((b, sets), dtype=torch.int64, device=y.device)
+    left = penalties / (spectrum.values[:, :, None] + penalties)  # b r p: what a penalty leaves unfitted
+    error = _errors(spectrum, y, u, left, choose, groups)  # b p c
+    return error.view(b, len(penalties), -1, sets).sum(2).argmin(1)
 
 
 def _errors(
@@ -144,13 +184,18 @@ def _errors(
 ) -> Float[Tensor, "b p c"]:
     """Return the sum of squared errors on items left out, per penalty and target column."""
     q, root = spectrum.vectors, spectrum.root
-    outside = y - product(q, u)  # what no direction of the rows explains, at any penalty
     if choose == "gcv":
         real = (spectrum.values > 0).to(left.dtype)
+        here = (root > 0).sum()
         # A weight of two is an item that is there twice. Weights below one do not make items fewer than they are.
-        items = torch.maximum(root.square().sum(), (root > 0).sum())
+        items = torch.maximum(root.square().sum(), here)
         free = (items - 1 - real.sum(1))[:, None] + (left * real[:, :, None]).sum(1)
-        return (left.square().mT @ u.square() + outside.square().sum(1)[:, None]) / free.square()[:, :, None]
+        error = product(left.square().mT, u.square())
+        # With a direction for every item but one, the one that the mean takes, nothing is outside of them.
+        if bool((real.sum(1) < here - 1).any()):
+            error += (y - product(q, u)).square().sum(1)[:, None]
+        return error / free.square()[:, :, None]
+    outside = y - product(q, u)  # what no direction of the rows explains, at any penalty
     share = root / root.norm()
     # In float32 from here: a choice between penalties does not need the seventh digit, and half the time is spent here.
     single, u, outside, narrow = (t.float() for t in (left, u, outside, q))

@@ -84,13 +84,14 @@ def train_many(
     names: Sequence[str] | None = None,
     device: str = "cpu",
     dtype: str = "float32",
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> MLPFits:
     """Train a network for every site, fold, label set and seed, and predict the test items.
 
     Parameters
     ----------
-    X, labels, folds, weights, n_classes, one_class, names, device, progress
+    X, labels, folds, weights, n_classes, one_class, names, device, workers, progress
         As in :func:`~vpanalysis.probes.solvers.engine.fit_many`.
     recipe : Recipe, optional
     seeds : sequence of int, or int
@@ -114,7 +115,7 @@ def train_many(
     if not numbers or min(numbers) < 0 or dtype not in ("float32", "float64"):
         raise RunError("cannot train the networks", found=f"seeds={seeds!r}, dtype={dtype!r}")
     table, classes = checked_labels(labels, n_classes)
-    plan = Plan(X, table.shape, folds, weights, None, (1.0,), "gcv", names, device, progress)
+    plan = Plan(X, table.shape, folds, weights, None, (1.0,), "gcv", names, device, progress, workers)
     allowed = plan.weighing(table >= 0)
     possible = fitable(table, plan, allowed, classes, one_class)
     members = np.arange(plan.items) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]

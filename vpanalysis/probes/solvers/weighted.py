@@ -5,10 +5,13 @@ weights of its own (weights that make truth and words independent do: they follo
 factors once per shuffle, and what made ridge cheap is gone.
 
 The idea. The *choice* of a penalty hardly depends on the weights, so it is made by errors that count every item alike,
-in the shared eigenbasis, for every fold and label set. The *fit* at that penalty depends on them, and is exact:
+in the shared eigenbasis, for every fold and label set. The *fit* at that penalty depends on them, and has them:
 conjugate gradients on the weighted normal equations, preconditioned in the eigenbasis, where the unweighted problem is
-diagonal. Weights that differ by a factor of ten take some fifteen products of the training rows with all label sets at
-once.
+diagonal (Hestenes and Stiefel 1952; Golub and Van Loan, Matrix Computations, section 11.5). Weights that differ by a
+factor of ten take some ten products of the training rows with all label sets at once.
+
+The intercept is one more direction, without a penalty. The steps are taken in float32, which leaves the predictions
+six digits and takes half the time; where weights differ by more than a factor of a hundred, they are taken in float64.
 """
 
 from __future__ import annotations
@@ -20,12 +23,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vpanalysis.probes.solvers._products import product
-from vpanalysis.probes.solvers.ridge import Spectrum, ridge_scores
+from vpanalysis.probes.solvers.ridge import Spectrum, choose_penalty
 
 __all__ = ["weighted_scores"]
 
-_ENOUGH = 1e-16
-"""Squared relative residual: predictions are then right to some eight digits."""
+_ENOUGH, _ENOUGH_SINGLE = 1e-16, 1e-13
+"""Squared relative residual, in float64 and in float32: predictions are then right to some eight and six digits."""
+
+_NOTHING = 1e-30
+"""A squared residual, and a divisor, that is none."""
+
+_ALIKE = 100.0
+"""Largest ratio of weights for which float32 has the digits."""
 
 
 def weighted_scores(
@@ -56,7 +65,7 @@ def weighted_scores(
     scores : tensor, shape (batch, test item, output, label set)
     chosen : tensor, shape (batch, label set), int64
     """
-    _, chosen = ridge_scores(spectrum, target, penalties, choose=choose, groups=groups)
+    chosen = choose_penalty(spectrum, target, penalties, choose=choose, groups=groups)
     if spectrum.values.device.type == "cpu" and len(spectrum.values) > 1:
         # One site after the other: what is gone over again and again should stay in the processor's cache.
         alone = [_fit(spectrum, slice(i, i + 1), target, weight, penalties[chosen[i : i + 1]], limit)
@@ -69,45 +78,64 @@ def _fit(
     spectrum: Spectrum, sites: slice, target: Tensor, weight: Tensor, penalty: Float[Tensor, "b sets"], limit: int
 ) -> Float[Tensor, "b m k sets"]:
     """Return the test scores of the weighted fits of some sites, at one penalty per label set."""
-    values, vectors = spectrum.values[sites], spectrum.vectors[sites]
-    size = values.sqrt()
-    rows = vectors * size[:, None]  # b n r: training rows in an orthonormal basis
-    back = rows.mT
-    test = spectrum.test[sites] * torch.where(size > 0, 1.0 / size.clamp_min(1e-300), 0.0)[:, None]
-    b, (n, k, sets) = len(rows), target.shape
-    w, whole = weight[:, None], weight.sum(0)
-    penalty = penalty[:, None, None]
+    # Weights of mean one with the penalty to match, and targets of size one: float32 has no scales to carry.
+    heavy = weight > 0
+    typical = weight.sum(0) / heavy.sum(0)
+    w = weight / typical
+    least = torch.where(heavy, w, torch.inf).amin(0)
+    dtype, enough = torch.float64, _ENOUGH
+    if bool((w.amax(0) <= _ALIKE * least).all()):
+        dtype, enough = torch.float32, _ENOUGH_SINGLE
+    w = w[:, None]
+    mean = (target * w).sum(0) / w.sum(0)
+    centred = target - mean
+    scale = ((centred.square() * w).sum(0) / w.sum(0)).sqrt().clamp_min(1e-300)
+    values, size = spectrum.values[sites], spectrum.values[sites].sqrt()
+    unit = torch.where(size > 0, 1.0 / size.clamp_min(1e-300), 0.0)
+    # Rows in an orthonormal basis, b n r, and a column of ones for the intercept.
+    more = torch.nn.functional.pad
+    rows = more(spectrum.vectors[sites] * size[:, None], (0, 1), value=1.0)
+    test = more(spectrum.test[sites] * unit[:, None], (0, 1), value=1.0)
+    shrink = more((penalty / typical)[:, None].expand(-1, size.shape[1], -1), (0, 0, 0, 1))  # b r sets
+    squares = more(values, (0, 1), value=float(len(weight)))
+    inverse = 1.0 / (squares[:, :, None] + shrink)
+    coef = _solve(
+        rows.to(dtype), w.to(dtype), shrink[:, :, None].to(dtype), inverse[:, :, None].to(dtype),
+        (centred / scale * w).to(dtype), enough, limit,
+    )  # fmt: skip
+    scores = product(test, coef.to(test.dtype).flatten(2)).view(len(rows), -1, *target.shape[1:])
+    return scores.mul_(scale).add_(mean)
 
-    def mean(values: Tensor) -> Tensor:
-        return (values * w).sum(-3, keepdim=True) / whole
 
-    def fitted(coef: Tensor) -> Tensor:
-        return product(rows, coef.flatten(2)).view(b, n, k, sets)
+def _solve(
+    rows: Float[Tensor, "b n r"],
+    weight: Float[Tensor, "n 1 sets"],
+    shrink: Float[Tensor, "b r 1 sets"],
+    inverse: Float[Tensor, "b r 1 sets"],
+    target: Float[Tensor, "n k sets"],
+    enough: float,
+    limit: int,
+) -> Float[Tensor, "b r k sets"]:
+    """Minimise ``sum(weight * (rows @ coef - target / weight)^2) + sum(shrink * coef^2)`` by conjugate gradients.
 
-    def curve(coef: Tensor) -> Tensor:
-        values = fitted(coef)
-        values = (values - mean(values)).mul_(w)
-        return product(back, values.flatten(2)).view(b, -1, k, sets).addcmul_(penalty, coef)
-
-    typical = whole / (weight > 0).sum(0)
-    inverse = 1.0 / (values[:, :, None, None] * typical + penalty)
-    right = product(back, ((target - mean(target)) * w).flatten(1)).view(b, -1, k, sets)
-    coef = right * inverse
-    r = right - curve(coef)
-    z = r * inverse
-    d, rz = z, (r * z).sum(1, keepdim=True)
-    enough = _ENOUGH * (right * right * inverse).sum(1, keepdim=True)
+    They end when the squared residual, in the norm of the preconditioner `inverse`, is `enough` of what it was.
+    """
+    b, back, (_, k, sets) = len(rows), rows.mT, target.shape
+    r = product(back, target.flatten(1)).view(b, -1, k, sets)
+    coef, d = torch.zeros_like(r), r * inverse
+    rz = (r * d).sum(1, keepdim=True)
+    aim = (rz * enough).clamp_min_(_NOTHING)
     for _ in range(limit):
-        live = rz > enough
-        if not bool(live.any()):
+        if not bool((rz > aim).any()):
             break
-        q = curve(d)
-        length = (rz / (d * q).sum(1, keepdim=True).clamp_min(1e-300)).masked_fill_(~live, 0.0)
+        fitted = product(rows, d.flatten(2)).view(b, -1, k, sets).mul_(weight)
+        q = product(back, fitted.flatten(2)).view(b, -1, k, sets).addcmul_(shrink, d)
+        # A system that is solved goes on in ever smaller steps, which do no harm.
+        length = rz / (d * q).sum(1, keepdim=True).clamp_min_(_NOTHING)
         coef.addcmul_(length, d)
         r.addcmul_(length, q, value=-1.0)
-        z = r * inverse
+        z = torch.mul(r, inverse, out=q)
         now = (r * z).sum(1, keepdim=True)
-        d = z.addcmul_((now / rz.clamp_min(1e-300)).masked_fill_(~live, 0.0), d)
+        d = z.addcmul_(now / rz.clamp_min_(_NOTHING), d)
         rz = now
-    bias = mean(target) - mean(fitted(coef))
-    return product(test, coef.flatten(2)).view(b, -1, k, sets) + bias
+    return coef

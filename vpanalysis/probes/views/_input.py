@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from vpanalysis._saved import run_identity
 from vpanalysis.errors import RunError
-from vpanalysis.probes.layers import choose_sites, reducer_for, run_identity
+from vpanalysis.probes.layers import choose_sites, reducer_for
 from vpanalysis.probes.splits import FloatArray, IntArray, group_ids
 from vpanalysis.probes.targets import read_states, tasks_of
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Self
 import pandas as pd
 
 from vpanalysis._html import html_table, text_table
-from vpanalysis.errors import RunError
+from vpanalysis._saved import home_of, load_tables, save_tables
 
 __all__ = ["ViewResult"]
 
@@ -41,29 +40,30 @@ class ViewResult:
         """Return a copy of :attr:`table`."""
         return self.table.copy()
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``table.parquet`` and ``view.json`` into the folder `path` and return it."""
-        folder = Path(path)
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write ``table.parquet`` and ``view.json`` into a folder and return it.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Default: ``results/<view>-<hash>`` of the Run, the first of two.
+
+        Raises
+        ------
+        RunError
+            Without `path`, for arrays and other things that are no Run on the disk, and for a Run that has changed.
+        """
+        kind = type(self).__name__
+        folder = Path(home_of(self.settings, kind.lower()) if path is None else path)
         folder.mkdir(parents=True, exist_ok=True)
-        self.table.to_parquet(folder / "table.parquet", index=False)
         self._save_more(folder)
-        record = {"kind": type(self).__name__, "version": 1, "settings": dict(self.settings)}
-        # Last, so that a folder with this file is complete.
-        (folder / "view.json").write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-        return folder
+        return save_tables(folder, kind, {"table": self.table}, self.settings, record="view.json")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what :meth:`save` wrote; :class:`~vpanalysis.errors.RunError` where `path` holds something else."""
-        folder = Path(path)
-        missing = [name for name in ("view.json", "table.parquet") if not (folder / name).is_file()]
-        asked = f"cannot load a {cls.__name__} from {str(folder)!r}"
-        if missing:
-            raise RunError(asked, found=f"no {', '.join(missing)}", fix=f"give a folder written by {cls.__name__}.save")
-        record = json.loads((folder / "view.json").read_text(encoding="utf-8"))
-        if record.get("kind") != cls.__name__:
-            raise RunError(asked, found=f"a {record.get('kind')!r}")
-        return cls(pd.read_parquet(folder / "table.parquet"), record["settings"], **cls._load_more(folder))
+        tables, settings = load_tables(path, cls.__name__, ("table",), record="view.json")
+        return cls(tables["table"], settings, **cls._load_more(Path(path)))
 
     def _save_more(self, folder: Path) -> None:
         """Write what is not in the table."""

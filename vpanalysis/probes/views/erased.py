@@ -159,7 +159,9 @@ def erasure(
         for k, (name, role) in enumerate(zip(pair.names, ("erased", "other"), strict=True)):
             share = np.bincount(pair.codes[k], weights=pair.weights) / pair.weights.sum()
             for e, erased in enumerate(ERASED):
-                accuracy, low, high = accuracy_interval(correct[order, e, k], clusters, pair.weights, level=level)
+                accuracy, low, high = accuracy_interval(
+                    correct[order, e, k], clusters, pair.weights, level=level, chance=1.0 / len(share)
+                )
                 change = (np.nan,) * 3
                 if e:
                     moved = correct[order, e, k] - correct[order, 0, k]
