@@ -243,7 +243,7 @@ def _fit(
         "weights": sets.train_weights, "names": names, "progress": progress, "workers": cores(),
     }  # fmt: skip
     # Penalties are chosen with equal weights, so that one factorisation serves all shuffles; the fits have their own.
-    linear = {**common, "penalties": DEFAULT_PENALTIES, "choose_weighted": False}
+    linear = {**common, "penalties": DEFAULT_PENALTIES, "choose_weighted": False, "shuffled_from": 1}
     if values.dtype.kind == "f":
         numbers, _ = regress_many(states, values, pairs, **linear)
         return [SiteFit(one[0], r_squared(values[1:], one[1:], sets.weights[1:])) for one in numbers]

@@ -89,6 +89,7 @@ def fit_many(
     penalties: Sequence[float] | NDArray[np.float64] = DEFAULT_PENALTIES,
     choose: str = "gcv",
     choose_weighted: bool = True,
+    shuffled_from: int | None = None,
     weights: NDArray[np.floating[Any]] | None = None,
     groups: NDArray[Any] | None = None,
     inner_splits: int = 5,
@@ -122,6 +123,9 @@ def fit_many(
     choose_weighted : bool
         Weigh the items in that choice, too. Then ridge factors once per *different* vector of weights; with False
         only once per fold, however many label sets have weights of their own (the fit is weighted exactly, anyway).
+    shuffled_from : int, optional
+        Label sets from this number on are shuffles, of which only an accuracy is wanted: ridge with weights of their
+        own fits them to three digits instead of six. Default: none are.
     weights : array, shape (item,), (label_set, item) or (fold, label_set, item), floating, optional
         Weight of each item in the loss; not negative.
     groups : array, shape (item,), optional
@@ -187,7 +191,13 @@ def fit_many(
                 gap[at] = (excess / value.clamp_min(1e-300))[:, None].cpu().numpy()
             else:
                 scores, number = _ridge(
-                    geometry, torch.einsum("nkl,kj->njl", onehot, basis), weight, fold, plan, choose_weighted
+                    geometry,
+                    torch.einsum("nkl,kj->njl", onehot, basis),
+                    weight,
+                    fold,
+                    plan,
+                    choose_weighted,
+                    len(table) if shuffled_from is None else int((some < shuffled_from).sum()),
                 )
                 exists = torch.from_numpy(weight.T.copy()).to(plan.device)[:, None].mul(onehot).sum(0).mT > 0
                 scores = torch.einsum("bmjl,kj->blmk", scores, basis) + 1.0 / classes
@@ -211,6 +221,7 @@ def regress_many(
     penalties: Sequence[float] | NDArray[np.float64] = DEFAULT_PENALTIES,
     choose: str = "gcv",
     choose_weighted: bool = True,
+    shuffled_from: int | None = None,
     weights: NDArray[np.floating[Any]] | None = None,
     groups: NDArray[Any] | None = None,
     names: Sequence[str] | None = None,
@@ -222,7 +233,7 @@ def regress_many(
 
     Parameters
     ----------
-    X, folds, penalties, choose, choose_weighted, weights, groups, names, device, workers, progress
+    X, folds, penalties, choose, choose_weighted, shuffled_from, weights, groups, names, device, workers, progress
         As in :func:`fit_many`.
     targets : array, shape (target_set, item) or (item,), floating
         NaN for items that a set does not use in training.
@@ -254,7 +265,13 @@ def regress_many(
         train, test = plan.folds[fold]
         target = torch.from_numpy(np.nan_to_num(table[:, train]).T.copy())[:, None].to(plan.device)
         scores, number = _ridge(
-            _Geometry(scaled, fold, "ridge"), target, allowed(fold)[:, train], fold, plan, choose_weighted
+            _Geometry(scaled, fold, "ridge"),
+            target,
+            allowed(fold)[:, train],
+            fold,
+            plan,
+            choose_weighted,
+            len(table) if shuffled_from is None else shuffled_from,
         )
         penalty[sites, fold] = plan.penalties[number.cpu().numpy()]
         for row, site in enumerate(sites):
@@ -321,6 +338,7 @@ def _ridge(
     fold: int,
     plan: Plan,
     choose_weighted: bool,
+    exact: int,
 ) -> tuple[Tensor, Tensor]:
     """Return test scores (b m k l) and the numbers of the penalties (b l)."""
     penalties = torch.from_numpy(plan.penalties).to(plan.device)
@@ -340,6 +358,8 @@ def _ridge(
             found = ridge_scores(spectrum, some, penalties, choose=plan.choose, groups=groups)
         else:
             own = torch.from_numpy(weight[mine].T.copy()).to(plan.device)
-            found = weighted_scores(spectrum, some, own, penalties, choose=plan.choose, groups=groups)
+            found = weighted_scores(
+                spectrum, some, own, penalties, choose=plan.choose, groups=groups, exact=int((mine < exact).sum())
+            )
         scores[..., columns], number[:, columns] = found
     return scores, number

@@ -12,6 +12,7 @@ factor of ten take some ten products of the training rows with all label sets at
 
 The intercept is one more direction, without a penalty. The steps are taken in float32, which leaves the predictions
 six digits and takes half the time; where weights differ by more than a factor of a hundred, they are taken in float64.
+Of shuffled labels nothing but an accuracy is ever looked at, so they are left at three digits, after half the steps.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ __all__ = ["weighted_scores"]
 _ENOUGH, _ENOUGH_SINGLE = 1e-16, 1e-13
 """Squared relative residual, in float64 and in float32: predictions are then right to some eight and six digits."""
 
+_ENOUGH_SHUFFLED = 1e-6
+"""The same for shuffled labels: three digits."""
+
+_FEW = 4
+"""Label sets, up to which all sites of a block fit into the cache together."""
+
 _NOTHING = 1e-30
 """A squared residual, and a divisor, that is none."""
 
@@ -46,6 +53,7 @@ def weighted_scores(
     choose: str = "gcv",
     groups: Sequence[Int[Tensor, " g"]] | None = None,
     limit: int = 500,
+    exact: int | None = None,
 ) -> tuple[Float[Tensor, "b m k sets"], Int[Tensor, "b sets"]]:
     """Choose a penalty by unweighted errors, and fit every target with its own weights.
 
@@ -59,6 +67,8 @@ def weighted_scores(
         As in :func:`~vpanalysis.probes.solvers.ridge.ridge_scores`.
     limit : int
         Largest number of conjugate-gradient steps.
+    exact : int, optional
+        Label sets from this number on are shuffles, for which three digits are enough. Default: none are.
 
     Returns
     -------
@@ -66,16 +76,31 @@ def weighted_scores(
     chosen : tensor, shape (batch, label set), int64
     """
     chosen = choose_penalty(spectrum, target, penalties, choose=choose, groups=groups)
-    if spectrum.values.device.type == "cpu" and len(spectrum.values) > 1:
-        # One site after the other: what is gone over again and again should stay in the processor's cache.
-        alone = [_fit(spectrum, slice(i, i + 1), target, weight, penalties[chosen[i : i + 1]], limit)
-                 for i in range(len(chosen))]  # fmt: skip
-        return torch.cat(alone), chosen
-    return _fit(spectrum, slice(None), target, weight, penalties[chosen], limit), chosen
+    at = target.shape[-1] if exact is None else exact
+    apart = spectrum.values.device.type == "cpu" and len(spectrum.values) > 1
+    out = []
+    for part, shuffled in ((slice(0, at), False), (slice(at, None), True)):
+        sets = len(range(target.shape[-1])[part])
+        if not sets:
+            continue
+        # One site after the other, where what is gone over again and again would else not stay in the cache.
+        alone = [slice(i, i + 1) for i in range(len(chosen))] if apart and sets > _FEW else [slice(None)]
+        fits = [
+            _fit(spectrum, site, target[..., part], weight[:, part], penalties[chosen[site, part]], limit, shuffled)
+            for site in alone
+        ]
+        out.append(torch.cat(fits))
+    return torch.cat(out, -1), chosen
 
 
 def _fit(
-    spectrum: Spectrum, sites: slice, target: Tensor, weight: Tensor, penalty: Float[Tensor, "b sets"], limit: int
+    spectrum: Spectrum,
+    sites: slice,
+    target: Tensor,
+    weight: Tensor,
+    penalty: Float[Tensor, "b sets"],
+    limit: int,
+    shuffled: bool,
 ) -> Float[Tensor, "b m k sets"]:
     """Return the test scores of the weighted fits of some sites, at one penalty per label set."""
     # Weights of mean one with the penalty to match, and targets of size one: float32 has no scales to carry.
@@ -86,6 +111,7 @@ def _fit(
     dtype, enough = torch.float64, _ENOUGH
     if bool((w.amax(0) <= _ALIKE * least).all()):
         dtype, enough = torch.float32, _ENOUGH_SINGLE
+    enough = _ENOUGH_SHUFFLED if shuffled else enough
     w = w[:, None]
     mean = (target * w).sum(0) / w.sum(0)
     centred = target - mean
