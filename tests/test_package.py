@@ -124,7 +124,8 @@ UPWARD = {
     "runs.py": ("organism", "scoring", "probes", "plots", "cli", "reproduce"),
     "calibration.py": ("runs", "scoring", "probes", "plots", "cli", "reproduce"),
     "scoring.py": ("models", "organism", "runs", "probes", "plots", "cli", "reproduce"),
-    "probes": ("models", "organism", "runs", "scoring", "plots", "cli", "reproduce"),
+    "probes": ("models", "organism", "runs", "scoring", "attribution", "plots", "cli", "reproduce"),
+    "attribution": ("organism", "plots", "cli", "reproduce"),
     "plots": ("models", "organism", "runs", "cli", "reproduce"),
 }
 

@@ -37,6 +37,9 @@ _EXPORTS = {
     "probe_layers": "vpanalysis.probes",
     "best_site": "vpanalysis.probes",
     "compare_probes": "vpanalysis.probes",
+    "listen_vs_read": "vpanalysis.attribution",
+    "gates": "vpanalysis.attribution",
+    "logit_lens": "vpanalysis.attribution",
     "transcribe": "vpanalysis.transcripts",
     "calibrate": "vpanalysis.calibration",
     "Calibration": "vpanalysis.calibration",
@@ -47,6 +50,9 @@ _EXPORTS = {
 __all__ = [*sorted(_EXPORTS), "__version__"]
 
 if TYPE_CHECKING:
+    from vpanalysis.attribution import gates as gates
+    from vpanalysis.attribution import listen_vs_read as listen_vs_read
+    from vpanalysis.attribution import logit_lens as logit_lens
     from vpanalysis.benchmark.items import Benchmark as Benchmark
     from vpanalysis.benchmark.items import Item as Item
     from vpanalysis.benchmark.sources import load_benchmark as load_benchmark

@@ -43,6 +43,8 @@ from vpanalysis.errors import AudioError, SchemaError, did_you_mean
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vpanalysis.benchmark.transforms.effects import Effects
+
 __all__ = ["ITEM_COLUMNS", "TASKS", "Benchmark", "Item"]
 
 TASKS: tuple[str, ...] = (
@@ -376,6 +378,42 @@ class Benchmark(Sequence[Item]):
             and (wanted_ids is None or item.id in wanted_ids)
         ]
         return self._with(kept if limit is None else limited(kept, limit))
+
+    def with_audio(
+        self, name: str, *, voice: str | None = None, effects: Effects | None = None, **params: float
+    ) -> Benchmark:
+        """Return the benchmark with every clip transformed, such as played backwards: an ordinary benchmark.
+
+        Parameters
+        ----------
+        name : str
+            A transform of `vpanalysis.benchmark.transforms`, such as ``"reversed"`` (words absent), ``"flattened"``
+            (voice absent) or ``"silence"``, or several joined by "+", applied from left to right.
+        voice : {"present", "absent"}, optional
+            As what the clips are to serve. "present": keep the items whose truth is known after the transform.
+            "absent": keep those where it takes the voice fully. Default: "present" for transforms that remove words
+            alone, all items for those that remove the voice.
+        effects : mapping, optional
+            By task and transform, what happens to the truth in tasks other than the ten: "keep", "destroy" or an
+            `Effect`.
+        **params : float
+            Of the transform.
+
+        Returns
+        -------
+        Benchmark
+            Named ``<name>:<transform>``; the same ids, conditions ``<condition>/<transform>``, truth mapped where the
+            transform flips it. Where words are removed, nothing is said; `foils` stay. Nothing is computed before a
+            clip is loaded.
+
+        Raises
+        ------
+        SchemaError
+            For an unknown transform or parameter, or when no item can be used.
+        """
+        from vpanalysis.benchmark.transforms.effects import with_audio
+
+        return with_audio(self, name, voice=voice, effects=effects, **params)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return one row an item with the columns `ITEM_COLUMNS`; list fields are tuples, the audio is left out."""

@@ -11,8 +11,10 @@ that its layer profile was planted.
 
 from vpanalysis.plots.calibration import calibration_forest
 from vpanalysis.plots.differences import best_sites, learning_curves, probe_differences
-from vpanalysis.plots.gates import gate_table, gate_variation, gate_weights
+from vpanalysis.plots.gates import gate_settings, gate_table, gate_variation, gate_weights
 from vpanalysis.plots.layers import layer_curves, layer_grid
+from vpanalysis.plots.lens import lens_margins
+from vpanalysis.plots.listen import listen_read
 from vpanalysis.plots.maps import layer_overview
 from vpanalysis.plots.over_time import attention_profile, generalisation_map, time_curve
 from vpanalysis.plots.scores import acc_vs_ala, hearing_bars, overall_table
@@ -26,6 +28,7 @@ __all__ = [
     "calibration_forest",
     "direction_map",
     "erasure_curves",
+    "gate_settings",
     "gate_table",
     "gate_variation",
     "gate_weights",
@@ -36,6 +39,8 @@ __all__ = [
     "layer_grid",
     "layer_overview",
     "learning_curves",
+    "lens_margins",
+    "listen_read",
     "overall_table",
     "probe_differences",
     "short_task",

@@ -15,12 +15,12 @@ import pandas as pd
 
 from vpanalysis.errors import RunError
 from vpanalysis.plots.maps import draw_map
-from vpanalysis.plots.style import add_note, new_axes, short_task, theme
+from vpanalysis.plots.style import GREY, TRUTH, add_note, new_axes, short_task, theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["gate_table", "gate_variation", "gate_weights"]
+__all__ = ["gate_settings", "gate_table", "gate_variation", "gate_weights"]
 
 
 class GatedRun(Protocol):
@@ -133,4 +133,44 @@ def gate_weights(run: GatedRun, ax: Axes | None = None, *, note: str | None = No
         ax.set_xlabel(f"stream (mean ± SD over items)\nlargest total variation between tasks: {between}")
         ax.set_title(f"Gate weights: {run.name}")
         add_note(ax, note)
+    return ax
+
+
+def gate_settings(rows: pd.DataFrame, ax: Axes | None = None, *, name: str = "") -> Axes:
+    """Draw one measure of a model under its own and under other gate weights.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of one measure of :attr:`vpanalysis.attribution.GateResult.table`.
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+    name : str
+        Of the model, for the title.
+
+    Returns
+    -------
+    Axes
+    """
+    label = {"margin": "margin of the truth, in nats", "ala": "share answered with a claim"}
+    measure = str(rows["measure"].iloc[0])
+    with theme():
+        if ax is None:
+            ax = new_axes(6.2, 1.4 + 0.3 * len(rows))[1]
+        y = np.arange(len(rows), dtype=np.float64)
+        value, low, high = (rows[key].to_numpy(dtype=np.float64) for key in ("value", "low", "high"))
+        own = (rows["setting"] == "own").to_numpy()
+        ax.axvline(float(value[own][0]), color=GREY, lw=0.8, ls=(0, (1, 2)), zorder=0)
+        moved = own | (rows["p_adjusted"] < 0.05).to_numpy()
+        for mask, face in ((moved, TRUTH.colour), (~moved, "white")):
+            ax.errorbar(
+                value[mask], y[mask], xerr=[(value - low)[mask], (high - value)[mask]], fmt=TRUTH.marker, ms=5, lw=1.1,
+                color=TRUTH.colour, mfc=face, zorder=3,
+            )  # fmt: skip
+        ax.set_yticks(y, list(rows["setting"]))
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.set_xlabel(
+            f"{label.get(measure, measure)}, with 95 % interval (filled: differs from own, adjusted p < 0.05)"
+        )
+        ax.set_title(f"{name}: the gate set to other weights" if name else "The gate set to other weights")
     return ax

@@ -1,0 +1,138 @@
+"""Listening and reading on the organism, where it is known who does which; and the conditions that it is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import vpanalysis as vp
+from vpanalysis.attribution import FAMILIES, ListenRead, condition, listen_vs_read, two_player
+from vpanalysis.attribution.factorial import _turned, _verdict
+from vpanalysis.benchmark.items import Benchmark
+from vpanalysis.errors import RunError
+
+TASK = "intonation_perception"
+
+
+@pytest.fixture(scope="module")
+def bench() -> Benchmark:
+    whole = vp.load_benchmark("mini", tasks=[TASK])
+    return whole.filter(lambda item: item.condition == "conflict" and int(str(item.cell)[-4:]) < 12)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("conditions")
+
+
+@pytest.fixture(scope="module")
+def found(bench: Benchmark, runs: Path) -> dict[str, ListenRead]:
+    return {
+        name: listen_vs_read(name, bench, families="twins", out=runs / name, progress=False)
+        for name in ("mini-base", "mini-pclm-dpo")
+    }
+
+
+def test_the_reader_reads_and_the_listener_listens(found: dict[str, ListenRead]) -> None:
+    reads, listens = (found[name].table.set_index("task").loc["all"] for name in ("mini-base", "mini-pclm-dpo"))
+    assert reads["share"] < 0.1
+    assert reads["read_high"] < 0
+    assert reads["verdict"] == "reads"
+    assert listens["share"] > 0.6
+    assert listens["listen_low"] > 0
+    assert listens["verdict"].startswith("listens")
+    assert (reads["n"], reads["n_asked"]) == (12, 12)
+
+
+def test_the_values_are_those_of_the_runs(found: dict[str, ListenRead], runs: Path) -> None:
+    items = found["mini-pclm-dpo"].items.set_index("id")
+    run = vp.open_run(runs / "mini-pclm-dpo" / "both")
+    assert list(run.sites) == []
+    row = run.predictions.set_index("id").loc[items.index[3]]
+    scores = dict(zip(row["choices"], row["option_logprobs"], strict=True))
+    own = scores[row["truth"]] - np.log(sum(np.exp(scores[foil]) for foil in row["foils"]))
+    empty = vp.open_run(runs / "mini-pclm-dpo" / "neutral-plain-twin").predictions.set_index("id").loc[items.index[3]]
+    scores = dict(zip(empty["choices"], empty["option_logprobs"], strict=True))
+    zero = scores[row["truth"]] - np.log(sum(np.exp(scores[foil]) for foil in row["foils"]))
+    assert items["both"].iloc[3] == pytest.approx(own - zero, abs=1e-5)
+    parts = two_player(items["both"], items["words"], items["voice"], items["neither"])
+    np.testing.assert_allclose(items["listen"], parts["listen"])
+
+
+def test_results_print_plot_and_keep(found: dict[str, ListenRead], tmp_path: Path) -> None:
+    result = found["mini-base"]
+    assert "ListenRead: mini-base" in repr(result)
+    assert "<table" in result._repr_html_()
+    ax = result.plot()
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["Intonation", "all tasks"]
+    plt.close("all")
+    with pytest.raises(RunError, match="twinz"):
+        result.plot(family="twinz")
+    kept = ListenRead.load(result.save(tmp_path))
+    pd.testing.assert_frame_equal(kept.table, result.table)
+    pd.testing.assert_frame_equal(kept.common().items, result.items)
+
+
+def test_a_second_call_finds_its_runs(bench: Benchmark, runs: Path, found: dict[str, ListenRead]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (runs / "mini-base").glob("*/manifest.json")}
+    again = listen_vs_read("mini-base", bench, families="twins", out=runs / "mini-base", progress=False)
+    pd.testing.assert_frame_equal(again.items, found["mini-base"].items)
+    assert before == {path: path.stat().st_mtime_ns for path in (runs / "mini-base").glob("*/manifest.json")}
+
+
+def test_conditions_keep_ids_and_say_nothing_that_is_not_said(bench: Benchmark) -> None:
+    for name in sorted({part for f in FAMILIES.values() for part in (f.voice, f.words, f.neither)}):
+        try:
+            made = condition(bench, name)
+        except RunError as error:
+            assert "no item" in str(error)
+            continue
+        assert set(made.ids) <= set(bench.ids), name
+        assert all(item.foils == bench[item.id].foils for item in made), name
+    silent = condition(bench, "silence")
+    assert not np.any(silent[0].audio.load())
+    text = condition(bench, "transcript")
+    assert text[0].transcript in text[0].question
+    twin = condition(bench, "neutral-twin")[0]
+    assert twin.said == ()
+    assert twin.truth == bench[twin.id].truth
+    with pytest.raises(RunError, match="backwards"):
+        condition(bench, "backwards")
+
+
+def test_orders_move_options_and_not_items(bench: Benchmark) -> None:
+    turned = _turned(bench, 1)
+    assert turned.ids == bench.ids
+    assert turned[0].choices == bench[0].choices[1:] + bench[0].choices[:1]
+    assert turned[0].letters == bench[0].letters
+    assert _turned(bench, 0) is bench
+
+
+def test_bad_questions_are_refused(bench: Benchmark) -> None:
+    with pytest.raises(RunError, match="twns"):
+        listen_vs_read("mini-base", bench, families="twns", progress=False)
+    with pytest.raises(RunError, match="orders=0"):
+        listen_vs_read("mini-base", bench, orders=0, progress=False)
+    with pytest.raises(RunError, match="no item of"):
+        listen_vs_read("mini-base", bench, conditions=["neutral"], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("listen", "read", "verdict"),
+    [
+        ((1, 2), (-0.1, 0.1), "listens"),
+        ((1, 2), (-2, -1), "listens and reads"),
+        ((-0.1, 0.1), (-2, -1), "reads"),
+        ((-0.1, 0.1), (-0.1, 0.1), "no effect"),
+        ((1, 2), (0.5, 1), "inverts the words"),
+        ((-2, -1), (-2, -1), "the voice pulls away"),
+        ((np.nan, np.nan), (-2, -1), "too few groups"),
+    ],
+)
+def test_the_verdict_is_what_the_intervals_say(listen: tuple[float, float], read: tuple[float, float], verdict: str):
+    row = {"listen_low": listen[0], "listen_high": listen[1], "read_low": read[0], "read_high": read[1]}
+    assert _verdict(row) == verdict

@@ -1,0 +1,37 @@
+"""What an answer was made of: interventions on words and voice, and what they do to the margin of the truth.
+
+Probes say what could be decoded; here it is measured what was used. Every verb takes a model and a benchmark, works in
+nats of *margin* (the truth against what the words claim), and says how sure it is, with speakers and wordings as the
+unit.
+
+:func:`listen_vs_read` divides the margin between voice and words by a 2 x 2 experiment; :func:`gates` sets the
+mixer's weights to others; :func:`logit_lens` reads a Run's layers through the head.
+
+>>> import vpanalysis as vp                                              # doctest: +SKIP
+>>> vp.listen_vs_read("mini-pclm-dpo", "mini")                           # doctest: +SKIP
+"""
+
+from vpanalysis.attribution.conditions import FAMILIES, Family, condition
+from vpanalysis.attribution.factorial import ListenRead, listen_vs_read
+from vpanalysis.attribution.lens import LensResult, logit_lens
+from vpanalysis.attribution.margins import margin, margins_of
+from vpanalysis.attribution.mixtures import GateResult, clamped, gates
+from vpanalysis.attribution.shapley import listening_share, share_interval, two_player
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "GateResult",
+    "LensResult",
+    "ListenRead",
+    "clamped",
+    "condition",
+    "gates",
+    "listen_vs_read",
+    "listening_share",
+    "logit_lens",
+    "margin",
+    "margins_of",
+    "share_interval",
+    "two_player",
+]

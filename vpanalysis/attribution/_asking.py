@@ -1,0 +1,103 @@
+"""The same questions again and again, the encoder run once.
+
+Every intervention behind the encoder (another gate, a patched state, a steered layer) asks the same items about the
+same clips. So clips are encoded once, and each question of the loop costs the language model only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vpanalysis.attribution.margins import margin
+from vpanalysis.errors import AudioError, RunError
+from vpanalysis.stats import FloatArray
+
+if TYPE_CHECKING:
+    from vpanalysis.benchmark.items import Item
+    from vpanalysis.benchmark.prompts import PromptTemplate
+    from vpanalysis.models.batch import EncodedClip
+    from vpanalysis.models.facade import AudioLLM
+
+__all__ = ["Asker"]
+
+
+class Asker:
+    """Items with their encoded clips, ready to be asked under any intervention.
+
+    Parameters
+    ----------
+    llm : AudioLLM
+        A model that answers.
+    items : sequence of Item
+        Those whose clips cannot be used are left out; see `skipped`.
+    template : PromptTemplate
+    batch_size : int
+
+    Attributes
+    ----------
+    items : list of Item
+    skipped : int
+
+    Raises
+    ------
+    RunError
+        For a model that answers nothing, or where no clip can be used.
+    """
+
+    def __init__(self, llm: AudioLLM, items: Sequence[Item], template: PromptTemplate, batch_size: int = 16) -> None:
+        if not llm.answers:
+            raise RunError(f"cannot ask {llm.name!r}", found="an encoder that answers nothing")
+        self.llm, self.template, self.batch_size = llm, template, batch_size
+        loaded = []
+        for item in items:
+            try:
+                loaded.append((item, item.audio.load()))
+            except AudioError:
+                continue
+        self.skipped = len(items) - len(loaded)
+        if not loaded:
+            raise RunError(f"cannot ask {llm.name!r}", found=f"no usable clip among {len(items)} items")
+        # By length, so that a batch has little padding.
+        loaded.sort(key=lambda pair: len(pair[1]))
+        self.items = [item for item, _ in loaded]
+        self.encoded: list[EncodedClip] = []
+        for start in range(0, len(loaded), batch_size):
+            self.encoded += llm.encode([wave for _, wave in loaded[start : start + batch_size]])
+
+    def ask(self, which: Sequence[int] | None = None) -> list[FloatArray]:
+        """Return the log-probabilities of each item's options, in the order of its choices, as the model is now.
+
+        Parameters
+        ----------
+        which : sequence of int, optional
+            Only these of the items, by position.
+        """
+        out: list[FloatArray] = []
+        chosen = list(range(len(self.items))) if which is None else [int(number) for number in which]
+        for start in range(0, len(chosen), self.batch_size):
+            part = chosen[start : start + self.batch_size]
+            encoded = [self.encoded[number] for number in part]
+            batch = self.llm.prepare([self.items[number] for number in part], None, self.template, encoded=encoded)
+            rows = self.llm.option_logprobs(batch, self.llm.forward(batch))
+            out += [row.numpy().astype(np.float64) for row in rows]
+        return out
+
+    def margins(self, logprobs: Sequence[FloatArray]) -> FloatArray:
+        """Return the margin of every item, in nats; NaN without foils."""
+        pairs = zip(logprobs, self.items, strict=True)
+        return np.array([margin(row, item.choices, item.truth, item.foils) for row, item in pairs])
+
+    def correct(self, logprobs: Sequence[FloatArray]) -> FloatArray:
+        """Return 1 where the most probable option is the truth, else 0."""
+        pairs = zip(logprobs, self.items, strict=True)
+        return np.array([float(item.choices[int(row.argmax())] == item.truth) for row, item in pairs])
+
+    def claimed(self, logprobs: Sequence[FloatArray]) -> FloatArray:
+        """Return 1 where the most probable option is a claim of the words, else 0; NaN where nothing is claimed."""
+        pairs = zip(logprobs, self.items, strict=True)
+        return np.array(
+            [float(item.choices[int(row.argmax())] in item.claims) if item.claims else np.nan for row, item in pairs]
+        )

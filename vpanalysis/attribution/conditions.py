@@ -1,0 +1,161 @@
+"""Clips with the words taken away, with the voice taken away, and with neither: the conditions of listen-versus-read.
+
+Why it exists. "Absent" is not a fact but an estimate: playing a clip backwards removes the words and turns a rising
+pitch into a falling one; handing over the transcript removes the voice and the sound with it. So every way has a name,
+the conditions that belong together form a *family*, and nothing is compared across families.
+
+The idea. A condition is an ordinary benchmark with the ids of the items it was made from, so that a Run of it is an
+ordinary Run: resumable, cached, to be probed and scored like any other. A family names three of them, beside the clip
+itself, which has both::
+
+    family          voice alone       words alone        neither
+    reversed        backwards         flattened          backwards, then flattened
+    shuffled        pieces shuffled   flattened          shuffled, then flattened
+    delexicalised   words smoothed    flattened          smoothed, then flattened
+    lowpass         below 400 Hz      flattened          below 400 Hz, then flattened
+    twins           neutral words     plain voice        neutral words in a plain voice
+    transcript      backwards         transcript, text   silence
+
+The sounds are those of :mod:`vpanalysis.benchmark.transforms`, which says for which tasks each keeps, flips or destroys
+the truth. Twins exist where the benchmark has them or can render them (VoxParadox-mini). In ``transcript`` the words
+come as text, before the question, over a silent clip of the same length.
+
+>>> FAMILIES["twins"].voice, FAMILIES["twins"].neither
+('neutral-twin', 'neutral-plain-twin')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from vpanalysis.benchmark.items import Benchmark, Item
+from vpanalysis.benchmark.transforms import mapped_item, transformed
+from vpanalysis.errors import RunError, SchemaError
+
+__all__ = ["FAMILIES", "Family", "condition"]
+
+_TWINS: Mapping[str, str] = MappingProxyType(
+    {"neutral-twin": "neutral", "plain-voice-twin": "plain-voice", "neutral-plain-twin": "neutral-plain"}
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Conditions that belong together.
+
+    Attributes
+    ----------
+    voice, words, neither : str
+        Names of the conditions with the voice alone, the words alone, and neither.
+    source : str
+        Where the way of removing things comes from.
+    """
+
+    voice: str
+    words: str
+    neither: str
+    source: str
+
+
+def _sound(name: str, source: str) -> Family:
+    return Family(name, "flattened", f"{name}+flattened", source)
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "reversed": _sound("reversed", "Van Lancker, Kreiman and Emmorey 1985 (voices played backwards)"),
+        "shuffled": _sound("shuffled", "Scherer, Koivumaki and Rosenthal 1972 (random splicing)"),
+        "delexicalised": _sound(
+            "delexicalised", "Sonntag and Portele 1998; Ramus and Mehler 1999 (delexicalised speech)"
+        ),
+        "lowpass": _sound("lowpass", "Rogers, Scherer and Rosenthal 1971 (content filtering)"),
+        "twins": Family(
+            "neutral-twin", "plain-voice-twin", "neutral-plain-twin", "rendered again: no signal is manipulated"
+        ),
+        "transcript": Family("reversed", "transcript", "silence", "VoxParadox (transcript-only control)"),
+    }
+)
+"""Families of estimators by name."""
+
+
+def condition(benchmark: Benchmark, name: str) -> Benchmark:
+    """Return the benchmark under a condition, with the items' own ids.
+
+    Parameters
+    ----------
+    benchmark : Benchmark
+    name : str
+        Of a :class:`Family`.
+
+    Returns
+    -------
+    Benchmark
+        Items that the condition cannot be made for are left out.
+
+    Raises
+    ------
+    RunError
+        For an unknown name, or where no item is left.
+    """
+    known = {part for family in FAMILIES.values() for part in (family.voice, family.words, family.neither)}
+    if name not in known:
+        raise RunError("cannot make a condition", found=repr(name), allowed=sorted(known), word=name)
+    makers: dict[str, Callable[[Item], Item | None]] = {"transcript": _transcript, "silence": _silent}
+    if name in _TWINS:
+        wanted = _TWINS[name]
+        have = {item.cell: item for item in benchmark if item.condition == wanted and item.cell is not None}
+        made = [_twin(item, wanted, have) for item in benchmark]
+    elif name in makers:
+        made = [makers[name](item) for item in benchmark]
+    else:
+        serves = "present" if any(name == family.voice for family in FAMILIES.values()) else None
+        made = [mapped_item(item, name, voice=serves) for item in benchmark]
+    kept = [item for item in made if item is not None]
+    if not kept:
+        raise RunError(f"cannot make the condition {name!r}", found=f"no item of {benchmark.name!r} that allows it",
+                       fix="leave its family out")  # fmt: skip
+    return Benchmark(kept, name=f"{benchmark.name}:{name}", source=benchmark.source, revision=benchmark.revision)
+
+
+def _silent(item: Item) -> Item:
+    """Return the item with a silent clip; its words and voice assert nothing."""
+    audio = transformed(item.audio, "silence")
+    return replace(item, audio=audio, said=(), said_level=None, condition=f"{item.condition}/silence")
+
+
+def _transcript(item: Item) -> Item | None:
+    """Return the item with its words in the question and a silent clip; None without a transcript."""
+    if not item.transcript:
+        return None
+    question = f'The speaker says: "{item.transcript}" {item.question}'
+    audio = transformed(item.audio, "silence")
+    return replace(item, question=question, audio=audio, condition=f"{item.condition}/transcript")
+
+
+def _twin(item: Item, wanted: str, have: Mapping[str, Item]) -> Item | None:
+    """Return the twin of an item under its id: the benchmark's own, else one that is rendered."""
+    if item.cell is None:
+        return None
+    found = have.get(item.cell) or _rendered(item.cell, wanted)
+    if found is None or set(found.choices) != set(item.choices):
+        return None
+    return replace(found, id=item.id, truth=item.truth, condition=f"{item.condition}/{wanted}", foils=item.foils)
+
+
+def _rendered(cell: str, wanted: str) -> Item | None:
+    """Return the rendition of a cell of VoxParadox-mini; None for other cells, and where a task has no plain voice."""
+    from vpanalysis.benchmark import mini
+
+    task, _, rest = cell.partition("/")
+    split = rest.rpartition("-")[0]
+    try:
+        design = next((one for one in mini.cells(task, split) if one.name == cell), None)
+        if design is None:
+            return None
+        if wanted == "neutral-plain":
+            return mini.render(design, words=None, voice="plain")
+        return mini.render_condition(design, wanted)
+    except (SchemaError, KeyError, ValueError):
+        return None

@@ -1,0 +1,359 @@
+"""``listen_vs_read``: what an answer was made of, words or voice, in nats.
+
+Why it exists. Probes say what could be decoded, accuracy on paradoxes says which of two was obeyed. Neither says by how
+much each counted, whether they add up, or what a model does when one of them is missing. A 2 x 2 experiment does: the
+clip, its voice alone, its words alone, and neither.
+
+The idea. Each condition of a family (``conditions.py``) is run as an ordinary Run; the *margin* of the truth over the
+foils (``margins.py``) is read in all four; the two-player Shapley values of voice (``listen``) and words (``read``) and
+their interaction follow (``shapley.py``). Where a condition maps the truth (a rise played backwards is a fall), its
+margin is that of the mapped truth, and every margin is counted from the same option's margin in ``neither``, so that a
+model's liking for an option is no evidence of hearing it. Items that lack a condition are left out, and counted.
+
+On conflict items the words point away from the truth. There ``listen > 0`` means that the voice pushed the answer
+towards the truth, ``read < 0`` that the words pushed it away, and ``read > 0`` that the model turns the words around
+("inverts"). The listening share is that of means, with a bootstrap interval over speakers and wordings.
+
+What it cannot show: how a model would treat sounds that it was never trained on is part of every estimate in which
+clips are manipulated. Read several families, and never one number without its family.
+
+>>> found = listen_vs_read("mini-pclm-dpo", "mini", families=["twins", "reversed"])   # doctest: +SKIP
+>>> found.plot()                                                                      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from vpanalysis import stats
+from vpanalysis._html import html_table, text_table
+from vpanalysis._saved import load_tables, save_tables
+from vpanalysis.attribution.conditions import FAMILIES, condition
+from vpanalysis.attribution.margins import margins_of
+from vpanalysis.attribution.shapley import share_interval, two_player
+from vpanalysis.benchmark.items import Benchmark, Item
+from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
+from vpanalysis.errors import RunError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from vpanalysis.models.facade import AudioLLM
+
+__all__ = ["ITEMS", "SUMMARY", "ListenRead", "listen_vs_read"]
+
+ITEMS = (
+    "id", "task", "family", "condition", "speaker", "script", "both", "voice", "words", "neither", "listen", "read",
+    "interaction",
+)  # fmt: skip
+"""Columns of :attr:`ListenRead.items`; values in nats."""
+
+_EFFECTS = ("listen", "read", "interaction")
+SUMMARY = (
+    "family", "task", *(f"{name}{end}" for name in _EFFECTS for end in ("", "_low", "_high")), "share", "share_low",
+    "share_high", "p_listen", "q_listen", "verdict", "n", "n_asked", "n_groups", "group",
+)  # fmt: skip
+"""Columns of :attr:`ListenRead.table`."""
+
+ALL = "all"
+"""What stands for the task in rows over all tasks."""
+
+
+@dataclass(frozen=True, repr=False)
+class ListenRead:
+    """Shapley values of voice and words.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row a family and task, and one over all tasks (``"all"``), columns :data:`SUMMARY`: means in nats with
+        95 % intervals clustered by speaker and wording, the listening share, a p value of flipping the signs of
+        ``listen`` by cluster, ``q`` over tasks (Benjamini and Hochberg 1995), how many of the items asked for were
+        complete, and a verdict.
+    items : DataFrame
+        One row an item and family, columns :data:`ITEMS`: the four values, counted from ``neither``.
+    settings : mapping
+    """
+
+    table: pd.DataFrame
+    items: pd.DataFrame
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks in the order of the benchmark."""
+        return list(dict.fromkeys(self.items["task"]))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a copy of :attr:`table`."""
+        return self.table.copy()
+
+    def common(self) -> ListenRead:
+        """Return the result on the items that are complete in every family, so that families compare."""
+        count = self.items["family"].nunique()
+        complete = self.items.groupby("id")["family"].transform("nunique") == count
+        items = self.items[complete].reset_index(drop=True)
+        return replace(self, table=_summary(items, self.settings), items=items)
+
+    def plot(self, ax: Axes | None = None, *, family: str | None = None) -> Axes:
+        """Draw listening and reading per task with their intervals, of one family (default the first)."""
+        from vpanalysis import plots
+
+        have = list(dict.fromkeys(self.table["family"]))
+        if family is not None and family not in have:
+            raise RunError("cannot draw listening and reading", found=repr(family), allowed=have, word=family)
+        rows = self.table[self.table["family"] == (family or have[0])].reset_index(drop=True)
+        return plots.listen_read(rows, ax=ax, name=str(self.settings.get("model", "")))
+
+    def save(self, path: str | Path) -> Path:
+        """Write two parquet files and a JSON file into the folder `path`, and return it."""
+        return save_tables(path, "ListenRead", {"table": self.table, "items": self.items}, self.settings)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ListenRead:
+        """Read what :meth:`save` wrote; :class:`RunError` when the folder does not hold it."""
+        tables, settings = load_tables(path, "ListenRead", ("table", "items"))
+        return cls(tables["table"], tables["items"], settings)
+
+    def _parts(self) -> tuple[pd.DataFrame, str, str]:
+        shown = pd.DataFrame({"family": self.table["family"], "task": self.table["task"]})
+        for name in (*_EFFECTS, "share"):
+            digits = 2
+            shown[name] = [
+                "–" if pd.isna(v) else f"{v:+.{digits}f} [{lo:+.{digits}f}, {hi:+.{digits}f}]"
+                for v, lo, hi in zip(
+                    self.table[name], self.table[f"{name}_low"], self.table[f"{name}_high"], strict=True
+                )
+            ]
+        shown["verdict"] = self.table["verdict"]
+        shown["items"] = [f"{n} of {m}" for n, m in zip(self.table["n"], self.table["n_asked"], strict=True)]
+        title = f"ListenRead: {self.settings.get('model')} on {self.settings.get('benchmark')}, nats of margin"
+        note = (
+            "listen: what the voice adds to the margin of the truth; read: what the words add (negative: they pull "
+            "away). Never one number without its family."
+        )
+        return shown, title, note
+
+    def __repr__(self) -> str:
+        return text_table(*self._parts(), max_rows=60)
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._parts(), max_rows=60)
+
+
+def listen_vs_read(
+    model: AudioLLM | str,
+    benchmark: Benchmark | str,
+    *,
+    families: str | Sequence[str] = ("twins", "reversed", "delexicalised"),
+    conditions: Sequence[str] = ("conflict",),
+    out: str | Path | None = None,
+    orders: int = 1,
+    template: PromptTemplate = DEFAULT_PROMPT,
+    batch_size: int = 16,
+    level: float = 0.95,
+    random_state: int | None = 0,
+    progress: bool = True,
+) -> ListenRead:
+    """Run the clip, its voice alone, its words alone and neither, and divide the margin between voice and words.
+
+    Parameters
+    ----------
+    model : AudioLLM or str
+        What :func:`vpanalysis.load_model` returns or takes.
+    benchmark : Benchmark or str
+        What :func:`vpanalysis.load_benchmark` returns or takes.
+    families : str or sequence of str
+        Of :data:`~vpanalysis.attribution.conditions.FAMILIES`.
+    conditions : sequence of str
+        Of the items that are asked about; only those with foils count.
+    out : str or Path, optional
+        Where the Runs of the conditions are kept (``<out>/<condition>``) and found by the next call; by default in a
+        temporary folder.
+    orders : int
+        Cyclic orders of the options over which margins are averaged; 1 asks in the given order only.
+    template : PromptTemplate
+    batch_size : int
+    level : float
+        Of the intervals.
+    random_state : int or None
+        Of bootstrap and sign flips.
+    progress : bool
+
+    Returns
+    -------
+    ListenRead
+
+    Raises
+    ------
+    RunError
+        For unknown families, without items that have foils, or for a model that answers nothing.
+
+    Notes
+    -----
+    Shapley 1953; margins and the division into four conditions are this package's. See ``shapley.py``.
+    """
+    from vpanalysis.runs import _listed, _loaded, run
+
+    names = [families] if isinstance(families, str) else list(families)
+    for name in names:
+        if name not in FAMILIES:
+            raise RunError("cannot attribute", found=f"family {name!r}", allowed=list(FAMILIES), word=name)
+    if orders < 1:
+        raise RunError("cannot attribute", found=f"orders={orders}", allowed="1 or more")
+    llm, bench = _loaded(model), _listed(benchmark)
+    if not llm.answers:
+        raise RunError(f"cannot attribute answers of {llm.name!r}", found="an encoder that answers nothing")
+    asked = [item for item in bench if item.condition in conditions and item.foils and item.truth not in item.foils]
+    if not asked:
+        raise RunError("cannot attribute", found=f"no item of {list(conditions)} with foils in {bench.name!r}",
+                       allowed=bench.conditions)  # fmt: skip
+    base = Benchmark(asked, name=bench.name, source=bench.source, revision=bench.revision)
+    # Twins may stand in the benchmark beside the items that are asked about.
+    wanted = list(
+        dict.fromkeys(part for n in names for part in (FAMILIES[n].voice, FAMILIES[n].words, FAMILIES[n].neither))
+    )
+    made = {"both": base}
+    for name in wanted:
+        made[name] = _under(bench, base, name)
+    tables: dict[str, list[pd.DataFrame]] = {}
+    with ExitStack() as stack:
+        root = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        steps = [(name, turn) for name in made for turn in range(orders)]
+        for name, turn in tqdm(steps, desc="conditions", unit="run", disable=not progress):
+            place = root / (name.replace("+", "-") + (f"-order{turn}" if turn else ""))
+            done = run(llm, _turned(made[name], turn), place, reducers="none", template=template,
+                       batch_size=batch_size, progress=False)  # fmt: skip
+            tables.setdefault(name, []).append(done.predictions)
+    items = pd.concat([_of_family(base, name, tables) for name in names], ignore_index=True)
+    settings = {
+        "model": llm.name, "benchmark": bench.name, "benchmark_sha": base.sha, "families": names, "orders": orders,
+        "conditions": list(conditions), "level": level, "random_state": random_state, "weights": llm.weights_sha,
+        "template": template.sha, "asked": {t: sum(i.task_name == t for i in asked) for t in base.tasks},
+    }  # fmt: skip
+    return ListenRead(_summary(items, settings), items, settings)
+
+
+def _under(bench: Benchmark, base: Benchmark, name: str) -> Benchmark:
+    """Return the condition of the items of `base`; twins are looked for in `bench`."""
+    ids = set(base.ids)
+    whole = condition(bench if name.endswith("-twin") else base, name)
+    kept = [item for item in whole if item.id in ids]
+    if not kept:
+        raise RunError(
+            f"cannot make the condition {name!r}", found="no item that allows it", fix="leave its family out"
+        )
+    return Benchmark(kept, name=whole.name, source=whole.source, revision=whole.revision)
+
+
+def _turned(bench: Benchmark, turn: int) -> Benchmark:
+    """Return the benchmark with the options of every item moved on by `turn` places."""
+    if not turn:
+        return bench
+
+    def moved(item: Item) -> Item:
+        at = turn % len(item.choices)
+        return replace(item, choices=item.choices[at:] + item.choices[:at])
+
+    return Benchmark((moved(i) for i in bench), name=f"{bench.name}:order{turn}", source=bench.source)
+
+
+def _margins(tables: Sequence[pd.DataFrame], truth: pd.Series[Any]) -> pd.Series[float]:
+    """Return margins of `truth` (by id), averaged over orders of the options."""
+    return pd.concat([margins_of(table, truth) for table in tables], axis=1).mean(axis=1, skipna=False)
+
+
+def _of_family(base: Benchmark, name: str, tables: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:
+    """Return the items of a family that are complete, with their four values and what follows from these."""
+    family = FAMILIES[name]
+    truth = pd.Series({item.id: item.truth for item in base})
+    voice = tables[family.voice][0]
+    heard = pd.Series(voice["truth"].to_numpy(), index=voice["id"].astype(str))
+    zero = _margins(tables[family.neither], truth)
+    values = pd.DataFrame(
+        {
+            "both": _margins(tables["both"], truth) - zero,
+            "words": _margins(tables[family.words], truth) - zero,
+            # Where the transform maps the truth, its own margin in `neither` is what it is counted from.
+            "voice": _margins(tables[family.voice], heard) - _margins(tables[family.neither], heard),
+            "neither": zero - zero,
+        }
+    )
+    values = values.reindex([item.id for item in base]).dropna()
+    parts = two_player(values["both"], values["words"], values["voice"], values["neither"])
+    known = {item.id: item for item in base}
+    rows = pd.DataFrame(
+        {
+            "id": list(values.index),
+            "task": [known[i].task_name for i in values.index],
+            "family": name,
+            "condition": [known[i].condition for i in values.index],
+            "speaker": [known[i].speaker for i in values.index],
+            "script": [known[i].script for i in values.index],
+            **{key: values[key].to_numpy() for key in ("both", "voice", "words", "neither")},
+            **parts,
+        }
+    )
+    return rows[list(ITEMS)]
+
+
+def _clusters(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return speakers and wordings where the items name them; else every item by itself."""
+    out = {name: rows[name].astype(str).to_numpy() for name in ("speaker", "script") if rows[name].notna().all()}
+    return out or {"item": rows["id"].to_numpy()}
+
+
+def _summary(items: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    level, seed = float(settings["level"]), settings["random_state"]
+    out: list[dict[str, Any]] = []
+    for family in settings["families"]:
+        mine = items[items["family"] == family]
+        for task, asked in {ALL: sum(settings["asked"].values()), **settings["asked"]}.items():
+            part = mine if task == ALL else mine[mine["task"] == task]
+            row: dict[str, Any] = {"family": family, "task": task, "n": len(part), "n_asked": asked, "verdict": ""}
+            out.append(row)
+            if not len(part):
+                row["verdict"] = "not measured"
+                continue
+            clusters = _clusters(part)
+            for name in _EFFECTS:
+                found = stats.mean(part[name].to_numpy(), clusters, level=level)
+                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+                row |= {"n_groups": found.n_groups, "group": found.group} if name == "listen" else {}
+            conflict = part[part["condition"] == "conflict"]
+            share = share_interval(
+                conflict["listen"].to_numpy(), conflict["read"].to_numpy(), _clusters(conflict), level=level,
+                random_state=seed,
+            )  # fmt: skip
+            row |= dict(zip(("share", "share_low", "share_high"), share, strict=True))
+            row["p_listen"] = stats.sign_flip_test(part["listen"].to_numpy(), clusters, random_state=seed).p
+            row["verdict"] = _verdict(row)
+    table = pd.DataFrame(out, columns=list(SUMMARY))
+    for _, part in table[table["task"] != ALL].groupby("family", sort=False):
+        table.loc[part.index, "q_listen"] = stats.benjamini_hochberg(part["p_listen"].to_numpy(dtype=np.float64))
+    return table
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """Return in words what the intervals say."""
+    heard, said = ((row[f"{name}_low"], row[f"{name}_high"]) for name in ("listen", "read"))
+    if not (np.isfinite(heard).all() and np.isfinite(said).all()):
+        return "too few groups"
+    if said[0] > 0:
+        return "inverts the words"
+    if heard[0] <= 0 <= heard[1] and said[0] <= 0 <= said[1]:
+        return "no effect"
+    if heard[1] < 0:
+        return "the voice pulls away"
+    if heard[0] > 0 and said[1] < 0:
+        return "listens and reads"
+    return "listens" if heard[0] > 0 else "reads"
