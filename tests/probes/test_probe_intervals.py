@@ -56,3 +56,18 @@ def test_paired_difference_covers_its_mean() -> None:
         )
         inside += low <= 0.1 <= high
     assert 0.91 <= inside / 300 <= 0.985
+
+
+def test_probes_that_guess_have_wider_intervals_than_one_fixed_model() -> None:
+    groups = np.repeat(np.arange(24), 8)
+    # Labels belong to the group: a probe that guesses is right on a whole group or on none of it.
+    correct = np.random.default_rng(0).integers(2, size=24)[groups].astype(float)
+    ones = np.ones(len(correct))
+    folds = accuracy_interval(correct, [groups], ones, level=0.95)
+    fixed = accuracy_interval(correct, [groups], ones, level=0.95, chance=None)
+    assert folds[0] == fixed[0]
+    assert folds[2] - folds[1] > 1.2 * (fixed[2] - fixed[1])
+    # Where next to nothing is guessed, next to nothing covaries.
+    right = np.where(np.arange(len(correct)) % 40 == 0, 0.0, 1.0)
+    sure = [accuracy_interval(right, [groups], ones, level=0.95, chance=by) for by in (0.5, None)]
+    assert sure[0][2] - sure[0][1] < 1.1 * (sure[1][2] - sure[1][1])
