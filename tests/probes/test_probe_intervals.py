@@ -66,8 +66,8 @@ def test_probes_that_guess_have_wider_intervals_than_one_fixed_model() -> None:
     folds = accuracy_interval(correct, [groups], ones, level=0.95)
     fixed = accuracy_interval(correct, [groups], ones, level=0.95, chance=None)
     assert folds[0] == fixed[0]
-    assert folds[2] - folds[1] > 1.2 * (fixed[2] - fixed[1])
+    assert folds[2] - folds[1] > 1.1 * (fixed[2] - fixed[1])
     # Where next to nothing is guessed, next to nothing covaries.
     right = np.where(np.arange(len(correct)) % 40 == 0, 0.0, 1.0)
     sure = [accuracy_interval(right, [groups], ones, level=0.95, chance=by) for by in (0.5, None)]
-    assert sure[0][2] - sure[0][1] < 1.1 * (sure[1][2] - sure[1][1])
+    assert sure[0][2] - sure[0][1] < 1.05 * (sure[1][2] - sure[1][1])
