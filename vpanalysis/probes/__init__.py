@@ -30,14 +30,14 @@ accuracy on the same items), ``selection`` (choosing a site on one Run and testi
 >>> truth.plot()                                                         # doctest: +SKIP
 """
 
-from vpanalysis.probes.attentive import attentive_probe
+from vpanalysis.probes.attentive import AttentiveResult, attentive_probe
 from vpanalysis.probes.controls import ControlResult
 from vpanalysis.probes.controls import controls as probe_controls
 from vpanalysis.probes.layers import probe_layers
 from vpanalysis.probes.logistic import LogisticProbe
 from vpanalysis.probes.mlp import MLPProbe
 from vpanalysis.probes.nested import BestSites, best_site
-from vpanalysis.probes.over_time import decodability_over_time
+from vpanalysis.probes.over_time import TimeResult, decodability_over_time
 from vpanalysis.probes.own import own_accuracy
 from vpanalysis.probes.paired import ProbeComparison, compare_probes
 from vpanalysis.probes.result import ProbeResult
@@ -46,6 +46,7 @@ from vpanalysis.probes.selection import SiteComparison, compare_sites, select_si
 from vpanalysis.probes.sizes import LearningCurves, learning_curves
 
 __all__ = [
+    "AttentiveResult",
     "BestSites",
     "ControlResult",
     "LearningCurves",
@@ -55,6 +56,7 @@ __all__ = [
     "ProbeResult",
     "RidgeProbe",
     "SiteComparison",
+    "TimeResult",
     "attentive_probe",
     "best_site",
     "compare_probes",

@@ -23,10 +23,9 @@ _AXIS = {
 }  # fmt: skip
 
 _TITLE = {
-    "majority": "Majority and chance", "selectivity": "Selectivity: the task less a random labelling",
-    "mel": "What the spectrogram alone gives", "text": "What the words alone give",
-    "random": "Trained less random weights", "mdl": "Description length", "noise": "Added noise",
-    "gap": "Utilization gap", "boundary": "Lost and gained on the way",
+    "majority": "Majority and chance", "selectivity": "Selectivity", "mel": "The spectrogram alone",
+    "text": "The words alone", "random": "Less random weights", "mdl": "Description length", "noise": "Added noise",
+    "gap": "Utilization gap", "boundary": "Lost and gained",
 }  # fmt: skip
 
 
