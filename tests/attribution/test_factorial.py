@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(bench: Benchmark, runs: Path) -> dict[str, ListenRead]:
     return {
         name: listen_vs_read(name, bench, families="twins", out=runs / name, progress=False)
-        for name in ("mini-base", "mini-pclm-dpo")
+        for name in ("mini-base", "mini-pclm-dpo", "mini-inverter")
     }
 
 
@@ -46,6 +46,13 @@ def test_the_reader_reads_and_the_listener_listens(found: dict[str, ListenRead])
     assert listens["listen_low"] > 0
     assert listens["verdict"].startswith("listens")
     assert (reads["n"], reads["n_asked"]) == (12, 12)
+
+
+def test_the_inverter_is_caught(found: dict[str, ListenRead]) -> None:
+    row = found["mini-inverter"].table.set_index("task").loc["all"]
+    assert row["verdict"] == "inverts the words"
+    assert row["read_low"] > 0
+    assert row["listen_low"] < 0.5
 
 
 def test_the_values_are_those_of_the_runs(found: dict[str, ListenRead], runs: Path) -> None:

@@ -5,7 +5,8 @@ nats of *margin* (the truth against what the words claim), and says how sure it 
 unit.
 
 :func:`listen_vs_read` divides the margin between voice and words by a 2 x 2 experiment; :func:`gates` sets the
-mixer's weights to others; :func:`logit_lens` reads a Run's layers through the head.
+mixer's weights to others; :func:`logit_lens` reads a Run's layers through the head;
+:func:`patch` puts one clip's states into another's forward.
 
 >>> import vpanalysis as vp                                              # doctest: +SKIP
 >>> vp.listen_vs_read("mini-pclm-dpo", "mini")                           # doctest: +SKIP
@@ -16,6 +17,7 @@ from vpanalysis.attribution.factorial import ListenRead, listen_vs_read
 from vpanalysis.attribution.lens import LensResult, logit_lens
 from vpanalysis.attribution.margins import margin, margins_of
 from vpanalysis.attribution.mixtures import GateResult, clamped, gates
+from vpanalysis.attribution.patching import PatchResult, patch, twins
 from vpanalysis.attribution.shapley import listening_share, share_interval, two_player
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "GateResult",
     "LensResult",
     "ListenRead",
+    "PatchResult",
     "clamped",
     "condition",
     "gates",
@@ -32,6 +35,8 @@ __all__ = [
     "logit_lens",
     "margin",
     "margins_of",
+    "patch",
     "share_interval",
+    "twins",
     "two_player",
 ]

@@ -17,6 +17,7 @@ from vpanalysis.plots.lens import lens_margins
 from vpanalysis.plots.listen import listen_read
 from vpanalysis.plots.maps import layer_overview
 from vpanalysis.plots.over_time import attention_profile, generalisation_map, time_curve
+from vpanalysis.plots.patching import patch_map
 from vpanalysis.plots.scores import acc_vs_ala, hearing_bars, overall_table
 from vpanalysis.plots.style import short_task, theme
 from vpanalysis.plots.views import direction_map, erasure_curves, geometry_curve, similarity_map
@@ -42,6 +43,7 @@ __all__ = [
     "lens_margins",
     "listen_read",
     "overall_table",
+    "patch_map",
     "probe_differences",
     "short_task",
     "similarity_map",
