@@ -64,6 +64,7 @@ def patch_map(rows: pd.DataFrame, ax: Axes | None = None, *, title: str = "", no
         ax.set_yticks(range(len(spans)), spans)
         task = str(rows["task"].iloc[0]) if len(rows) else ""
         about = "all tasks" if task == "all" else short_task(task)
-        ax.set_title(f"{title} ({about}): share of the margin that follows" if title else f"{about}: recovered share")
+        what = "share of the margin that follows"
+        ax.set_title(f"{title}\n{about}: {what}" if title else f"{about}: {what}", fontsize=9)
         add_note(ax, note)
     return ax
