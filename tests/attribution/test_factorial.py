@@ -119,9 +119,22 @@ def test_orders_move_options_and_not_items(bench: Benchmark) -> None:
     assert _turned(bench, 0) is bench
 
 
+def test_an_absent_voice_is_gone_and_a_family_nobody_allows_is_told(bench: Benchmark, runs: Path) -> None:
+    gender = vp.load_benchmark("mini", tasks=["gender_prediction"], limit=6).select(conditions=["conflict"])
+    with pytest.raises(RunError, match="no item"):
+        condition(gender, "flattened")  # formants still tell
+    found = listen_vs_read("mini-base", bench, families=["twins", "reversed"], out=runs / "mini-base", progress=False)
+    table = found.table.set_index(["family", "task"])
+    assert table.loc[("reversed", "all"), "verdict"] == "not measured"
+    assert table.loc[("reversed", "all"), "n"] == 0
+    assert table.loc[("twins", "all"), "verdict"] == "reads"
+
+
 def test_bad_questions_are_refused(bench: Benchmark) -> None:
     with pytest.raises(RunError, match="twns"):
         listen_vs_read("mini-base", bench, families="twns", progress=False)
+    with pytest.raises(RunError, match="no item"):
+        listen_vs_read("mini-base", bench, families="reversed", progress=False)  # a rise backwards is its foil
     with pytest.raises(RunError, match="orders=0"):
         listen_vs_read("mini-base", bench, orders=0, progress=False)
     with pytest.raises(RunError, match="no item of"):

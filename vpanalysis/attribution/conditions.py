@@ -9,16 +9,16 @@ ordinary Run: resumable, cached, to be probed and scored like any other. A famil
 itself, which has both::
 
     family          voice alone       words alone        neither
-    reversed        backwards         flattened          backwards, then flattened
-    shuffled        pieces shuffled   flattened          shuffled, then flattened
+    twins           neutral words     plain voice        neutral words in a plain voice
     delexicalised   words smoothed    flattened          smoothed, then flattened
     lowpass         below 400 Hz      flattened          below 400 Hz, then flattened
-    twins           neutral words     plain voice        neutral words in a plain voice
-    transcript      backwards         transcript, text   silence
+    reversed        backwards         transcript, text   silence
+    shuffled        pieces shuffled   transcript, text   silence
 
 The sounds are those of :mod:`vpanalysis.benchmark.transforms`, which says for which tasks each keeps, flips or destroys
-the truth. Twins exist where the benchmark has them or can render them (VoxParadox-mini). In ``transcript`` the words
-come as text, before the question, over a silent clip of the same length.
+the truth. Flattening leaves formants and timing, so it is an absent voice only for pitch, volume, range and intonation;
+playing backwards or in pieces suits the other tasks, and there the words come as text, before the question, over a
+silent clip of the same length. Twins exist where the benchmark has them or can render them (VoxParadox-mini).
 
 >>> FAMILIES["twins"].voice, FAMILIES["twins"].neither
 ('neutral-twin', 'neutral-plain-twin')
@@ -59,22 +59,23 @@ class Family:
     source: str
 
 
-def _sound(name: str, source: str) -> Family:
+def _flat(name: str, source: str) -> Family:
     return Family(name, "flattened", f"{name}+flattened", source)
+
+
+def _written(name: str, source: str) -> Family:
+    return Family(name, "transcript", "silence", f"{source}; VoxParadox (transcript as text)")
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "reversed": _sound("reversed", "Van Lancker, Kreiman and Emmorey 1985 (voices played backwards)"),
-        "shuffled": _sound("shuffled", "Scherer, Koivumaki and Rosenthal 1972 (random splicing)"),
-        "delexicalised": _sound(
-            "delexicalised", "Sonntag and Portele 1998; Ramus and Mehler 1999 (delexicalised speech)"
-        ),
-        "lowpass": _sound("lowpass", "Rogers, Scherer and Rosenthal 1971 (content filtering)"),
         "twins": Family(
             "neutral-twin", "plain-voice-twin", "neutral-plain-twin", "rendered again: no signal is manipulated"
         ),
-        "transcript": Family("reversed", "transcript", "silence", "VoxParadox (transcript-only control)"),
+        "delexicalised": _flat("delexicalised", "Sonntag and Portele 1998; Ramus and Mehler 1999"),
+        "lowpass": _flat("lowpass", "Rogers, Scherer and Rosenthal 1971 (content filtering)"),
+        "reversed": _written("reversed", "Van Lancker, Kreiman and Emmorey 1985 (voices played backwards)"),
+        "shuffled": _written("shuffled", "Scherer, Koivumaki and Rosenthal 1972 (random splicing)"),
     }
 )
 """Families of estimators by name."""
@@ -110,7 +111,8 @@ def condition(benchmark: Benchmark, name: str) -> Benchmark:
     elif name in makers:
         made = [makers[name](item) for item in benchmark]
     else:
-        serves = "present" if any(name == family.voice for family in FAMILIES.values()) else None
+        # Flattening leaves formants and timing: it stands for an absent voice only where those do not tell the truth.
+        serves = "present" if any(name == family.voice for family in FAMILIES.values()) else "absent"
         made = [mapped_item(item, name, voice=serves) for item in benchmark]
     kept = [item for item in made if item is not None]
     if not kept:

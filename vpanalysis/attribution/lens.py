@@ -29,7 +29,7 @@ import pandas as pd
 from vpanalysis import stats
 from vpanalysis._html import html_table, text_table
 from vpanalysis._saved import home_of, load_tables, run_identity, save_tables
-from vpanalysis.attribution.margins import LOGPROBS, margin
+from vpanalysis.attribution.margins import LOGPROBS, clusters_by_name, margin
 from vpanalysis.errors import RunError
 from vpanalysis.stats import FloatArray
 
@@ -247,11 +247,7 @@ def _rows(site: str, options: Sequence[FloatArray], frame: pd.DataFrame, level: 
     out: list[dict[str, Any]] = []
     for (task, condition), part in values.groupby(["task", "condition"], sort=False):
         here = part[part["margin"].notna()]
-        clusters = {
-            name: frame.loc[here.index, name].astype(str).to_numpy()
-            for name in ("speaker", "script")
-            if frame[name].notna().all()
-        } or {"item": np.arange(len(here))}
+        clusters = clusters_by_name(frame.loc[here.index])
         found = stats.mean(here["margin"].to_numpy(), clusters, level=level)
         out.append(
             {

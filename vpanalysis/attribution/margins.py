@@ -24,11 +24,11 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from vpanalysis.errors import RunError
 
-__all__ = ["LOGPROBS", "margin", "margins_of"]
+__all__ = ["LOGPROBS", "clusters_by_name", "margin", "margins_of"]
 
 LOGPROBS = "option_logprobs"
 """Column of a Run's predictions with the log-probabilities of the offered options."""
@@ -95,3 +95,23 @@ def margins_of(run: Any, truth: pd.Series[Any] | None = None) -> pd.Series[float
         for scores, choices, right, foils in zip(table[LOGPROBS], table["choices"], wanted, table["foils"], strict=True)
     ]
     return pd.Series(values, index=pd.Index(ids, name="id"), dtype=np.float64, name="margin")
+
+
+def clusters_by_name(rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
+    """Return the clusterings of items by speaker and by wording, where all are named; else every item by itself.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        With the columns speaker and script.
+
+    Returns
+    -------
+    dict of str to array, shape (row,), int64
+    """
+    out = {
+        name: np.unique(rows[name].astype(str), return_inverse=True)[1].astype(np.int64)
+        for name in ("speaker", "script")
+        if rows[name].notna().all()
+    }
+    return out or {"item": np.arange(len(rows))}

@@ -40,6 +40,7 @@ from vpanalysis._flips import flip_family
 from vpanalysis._html import html_table, text_table
 from vpanalysis._saved import load_tables, save_tables
 from vpanalysis.attribution._asking import Asker
+from vpanalysis.attribution.margins import clusters_by_name
 from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
 from vpanalysis.errors import RunError
@@ -289,12 +290,8 @@ def _compared(asker: Asker, scored: Mapping[str, Mapping[str, FloatArray]], leve
         here = ~np.isnan(own)
         if not here.any():
             continue
-        clusters = {
-            name: np.array([str(getattr(item, name)) for item in asker.items])[here]
-            for name in ("speaker", "script")
-            if all(getattr(item, name) for item in asker.items)
-        } or {"item": np.arange(int(here.sum()))}
-        codes = {name: np.unique(ids, return_inverse=True)[1].astype(np.int64) for name, ids in clusters.items()}
+        named = pd.DataFrame([{"speaker": item.speaker, "script": item.script} for item in asker.items])
+        codes = clusters_by_name(named[here])
         ones = np.ones(int(here.sum()))
         others = [name for name in scored if name != OWN]
         p, adjusted = (

@@ -32,6 +32,7 @@ from vpanalysis._saved import home_of, load_tables, run_identity, save_tables
 from vpanalysis.errors import RunError
 from vpanalysis.probes._intervals import accuracy_interval
 from vpanalysis.probes.estimator import DEFAULT_C, single_thread
+from vpanalysis.probes.inputs import Held
 from vpanalysis.probes.layers import LEVEL, choose_sites, prediction_rows, reducer_for
 from vpanalysis.probes.plans import Plan, choose_columns, make_plan
 from vpanalysis.probes.result import PREDICTIONS
@@ -268,6 +269,7 @@ def best_site(
                        word=estimator)  # fmt: skip
     if inner_splits < 2:
         raise RunError("cannot choose a site", found=f"inner_splits={inner_splits}", allowed="2 or more")
+    run = Held(run)
     names = choose_sites(run.sites, sites)
     split: dict[str, Any] = {"n_splits": n_splits, "random_state": random_state}
     listed = [select_task(run, task, target, conditions) for task in tasks_of(run, tasks)]

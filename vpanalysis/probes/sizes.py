@@ -31,6 +31,7 @@ from vpanalysis._saved import home_of, load_tables, run_identity, save_tables
 from vpanalysis.errors import RunError
 from vpanalysis.probes._intervals import accuracy_interval, difference_interval
 from vpanalysis.probes.estimator import DEFAULT_C, fit_sites, single_thread
+from vpanalysis.probes.inputs import Held
 from vpanalysis.probes.layers import LEVEL, choose_sites, reducer_for
 from vpanalysis.probes.paired import paired_interval
 from vpanalysis.probes.plans import Plan, choose_columns, make_plan, regression_interval
@@ -164,6 +165,7 @@ def learning_curves(
         raise RunError("cannot make learning curves", found=f"shares={list(shares)}", allowed="above 0, at most 1")
     if repeats < 1:
         raise RunError("cannot make learning curves", found=f"repeats={repeats}", allowed="1 or more")
+    run = Held(run)
     steps = sorted({*map(float, shares), 1.0})
     names = choose_sites(run.sites, sites)
     split: dict[str, Any] = {"n_splits": n_splits, "random_state": random_state}
