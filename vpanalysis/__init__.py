@@ -30,6 +30,7 @@ _EXPORTS = {
     "run": "vpanalysis.runs",
     "open_run": "vpanalysis.runs",
     "Run": "vpanalysis.runs",
+    "load_result": "vpanalysis._results",
     "score": "vpanalysis.scoring",
     "score_predictions": "vpanalysis.scoring",
     "compare": "vpanalysis.scoring",
@@ -51,6 +52,7 @@ _EXPORTS = {
 __all__ = [*sorted(_EXPORTS), "__version__"]
 
 if TYPE_CHECKING:
+    from vpanalysis._results import load_result as load_result
     from vpanalysis.attribution import gates as gates
     from vpanalysis.attribution import listen_vs_read as listen_vs_read
     from vpanalysis.attribution import logit_lens as logit_lens

@@ -226,6 +226,12 @@ class Run:
         folder.mkdir(exist_ok=True)
         return folder
 
+    def kept(self) -> pd.DataFrame:
+        """Return what analyses have kept in `results`: name, kind, path; :func:`vpanalysis.load_result` reads one."""
+        from vpanalysis._results import results_of
+
+        return results_of(self)
+
     def agreement(self) -> pd.DataFrame:
         """Return how often two kinds of prediction name the same option: columns a, b, n, agree."""
         return agreement_table(self.predictions)

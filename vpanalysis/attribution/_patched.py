@@ -7,6 +7,7 @@ hooked but edited where it is handed on, so that the streams of earlier layers s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,10 @@ class PairBatch:
     Attributes
     ----------
     base_margins, source_margins : array, shape (pair,), float64, nats
+    seconds : float
+        Estimate for all cells, from the two runs that were made.
+    held_bytes : int
+        Of the states that are kept of both.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class PairBatch:
         inside = [site for site in sites if site.startswith("encoder")]
         behind = [site for site in sites if site not in inside and site != "tower"]
         keep = ("tower", *llm.stream_inputs)
+        started = time.perf_counter()
         with watched(llm, inside) as seen:
             self.source_clips = llm.encode(source, keep)
         self.source_states: dict[str, list[Tensor]] = dict(seen)
@@ -79,11 +85,18 @@ class PairBatch:
         with watched(llm, behind) as seen:
             self.source_logits = llm.forward(self.source_batch)
         self.source_states |= seen
+        halfway = time.perf_counter()
         self.base_clips = llm.encode(self.waves, keep)
+        encoded = time.perf_counter()
         self.base_batch = self._prepared(self.base_clips)
         with watched(llm, behind) as seen:
             self.base_logits = llm.forward(self.base_batch)
         self.base_states: dict[str, list[Tensor]] = dict(seen)
+        ended = time.perf_counter()
+        self.seconds = ended - started + (ended - encoded) * len(cells)
+        self.seconds += (encoded - halfway) * sum(cell.in_encoder for cell in cells)
+        states = [*self.source_states.values(), *self.base_states.values()]
+        self.held_bytes = sum(state.numel() * state.element_size() for kept in states for state in kept)
         self.source_margins = self.margins(self.source_batch, self.source_logits)
         self.base_margins = self.margins(self.base_batch, self.base_logits)
         self._spans = token_spans(llm, self.base_batch, template)

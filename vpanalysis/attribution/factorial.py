@@ -36,8 +36,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from vpanalysis import stats
-from vpanalysis._html import html_table, text_table
-from vpanalysis._saved import load_tables, save_tables
+from vpanalysis._results import TableResult
 from vpanalysis.attribution.conditions import FAMILIES, condition
 from vpanalysis.attribution.margins import clusters_by_name, margins_of
 from vpanalysis.attribution.shapley import share_interval, two_player
@@ -70,7 +69,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True, repr=False)
-class ListenRead:
+class ListenRead(TableResult):
     """Shapley values of voice and words.
 
     Attributes
@@ -85,6 +84,8 @@ class ListenRead:
     settings : mapping
     """
 
+    VERB, TABLES = "listen-vs-read", ("table", "items")
+
     table: pd.DataFrame
     items: pd.DataFrame
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -93,10 +94,6 @@ class ListenRead:
     def tasks(self) -> list[str]:
         """Tasks in the order of the benchmark."""
         return list(dict.fromkeys(self.items["task"]))
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return a copy of :attr:`table`."""
-        return self.table.copy()
 
     def common(self) -> ListenRead:
         """Return the result on the items that are complete in every family, so that families compare."""
@@ -114,16 +111,6 @@ class ListenRead:
             raise RunError("cannot draw listening and reading", found=repr(family), allowed=have, word=family)
         rows = self.table[self.table["family"] == (family or have[0])].reset_index(drop=True)
         return plots.listen_read(rows, ax=ax, name=str(self.settings.get("model", "")))
-
-    def save(self, path: str | Path) -> Path:
-        """Write two parquet files and a JSON file into the folder `path`, and return it."""
-        return save_tables(path, "ListenRead", {"table": self.table, "items": self.items}, self.settings)
-
-    @classmethod
-    def load(cls, path: str | Path) -> ListenRead:
-        """Read what :meth:`save` wrote; :class:`RunError` when the folder does not hold it."""
-        tables, settings = load_tables(path, "ListenRead", ("table", "items"))
-        return cls(tables["table"], tables["items"], settings)
 
     def _parts(self) -> tuple[pd.DataFrame, str, str]:
         shown = pd.DataFrame({"family": self.table["family"], "task": self.table["task"]})
@@ -143,12 +130,6 @@ class ListenRead:
             "away). Never one number without its family."
         )
         return shown, title, note
-
-    def __repr__(self) -> str:
-        return text_table(*self._parts(), max_rows=60)
-
-    def _repr_html_(self) -> str:
-        return html_table(*self._parts(), max_rows=60)
 
 
 def listen_vs_read(

@@ -27,8 +27,8 @@ import numpy as np
 import pandas as pd
 
 from vpanalysis import stats
-from vpanalysis._html import html_table, text_table
-from vpanalysis._saved import home_of, load_tables, run_identity, save_tables
+from vpanalysis._results import TableResult
+from vpanalysis._saved import run_identity
 from vpanalysis.attribution.margins import LOGPROBS, clusters_by_name, margin
 from vpanalysis.errors import RunError
 from vpanalysis.stats import FloatArray
@@ -45,7 +45,7 @@ _AGREES = 0.02
 
 
 @dataclass(frozen=True, repr=False)
-class LensResult:
+class LensResult(TableResult):
     """Answers by depth.
 
     Attributes
@@ -62,6 +62,8 @@ class LensResult:
     settings : mapping
     """
 
+    VERB, TABLES = "logit-lens", ("table", "parting", "top")
+
     table: pd.DataFrame
     parting: pd.DataFrame
     top: pd.DataFrame
@@ -71,10 +73,6 @@ class LensResult:
     def sites(self) -> list[str]:
         """Sites from the embedding to the last layer."""
         return list(dict.fromkeys(self.table["site"]))
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return a copy of :attr:`table`."""
-        return self.table.copy()
 
     def plot(self, ax: Axes | None = None, *, task: str | None = None) -> Axes:
         """Draw the margin by depth, a line a condition; of one task, default the first."""
@@ -86,30 +84,12 @@ class LensResult:
         rows = self.table[self.table["task"] == (task or have[0])].reset_index(drop=True)
         return plots.lens_margins(rows, ax=ax)
 
-    def save(self, path: str | Path | None = None) -> Path:
-        """Write three parquet files and a JSON file; default in ``results/`` of the Run."""
-        folder = home_of(self.settings, "logit-lens") if path is None else path
-        tables = {"table": self.table, "parting": self.parting, "top": self.top}
-        return save_tables(folder, "LensResult", tables, self.settings)
-
-    @classmethod
-    def load(cls, path: str | Path) -> LensResult:
-        """Read what :meth:`save` wrote; :class:`RunError` when the folder does not hold it."""
-        tables, settings = load_tables(path, "LensResult", ("table", "parting", "top"))
-        return cls(tables["table"], tables["parting"], tables["top"], settings)
-
     def _parts(self) -> tuple[pd.DataFrame, str, str]:
         last = self.table[self.table["site"] == self.sites[-1]]
         keys = ["task", "condition"]
         shown = self.parting.merge(last[[*keys, "margin", "low", "high", "accuracy", "n"]], on=keys)
         title = f"LensResult: {self.settings.get('run')}, {len(self.sites)} sites at the answer position"
         return shown, title, "margin and accuracy: at the last layer. from: the margin keeps its sign from there on."
-
-    def __repr__(self) -> str:
-        return text_table(*self._parts(), max_rows=60)
-
-    def _repr_html_(self) -> str:
-        return html_table(*self._parts(), max_rows=60)
 
 
 def logit_lens(

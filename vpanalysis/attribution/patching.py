@@ -37,7 +37,6 @@ trained on was. Shares of different places do not add up to one.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,10 +46,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from vpanalysis._html import html_table, text_table
-from vpanalysis._saved import load_tables, save_tables
+from vpanalysis._results import TableResult
 from vpanalysis.attribution._recovery import ALL, first_order_table, recovery_table
 from vpanalysis.attribution._spans import ALIGNMENTS, SPANS
+from vpanalysis.attribution._work import Work, identity, say_cost
 from vpanalysis.attribution.conditions import _twin
 from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
@@ -60,7 +59,7 @@ from vpanalysis.errors import AudioError, RunError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from vpanalysis.attribution._patched import Cell
+    from vpanalysis.attribution._patched import Cell, PairBatch
     from vpanalysis.models.facade import AudioLLM
 
 __all__ = ["DIRECTIONS", "PAIRS", "SWAPS", "PatchResult", "patch", "twins"]
@@ -77,7 +76,7 @@ PAIRS = (
 
 
 @dataclass(frozen=True, repr=False)
-class PatchResult:
+class PatchResult(TableResult):
     """What came back, by place.
 
     Attributes
@@ -90,6 +89,8 @@ class PatchResult:
         One row a pair, site and span, columns :data:`PAIRS`.
     settings : mapping
     """
+
+    VERB, TABLES, MAX_ROWS = "patch", ("table", "pairs"), 80
 
     table: pd.DataFrame
     pairs: pd.DataFrame
@@ -104,10 +105,6 @@ class PatchResult:
     def spans(self) -> list[str]:
         """Spans that were patched."""
         return [span for span in SPANS if (self.table["span"] == span).any()]
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return a copy of :attr:`table`."""
-        return self.table.copy()
 
     def first_order(self) -> pd.DataFrame:
         """Return the first-order estimate against the exact map.
@@ -132,16 +129,6 @@ class PatchResult:
             raise RunError("cannot draw the patches", found=repr(task), allowed=have, word=task)
         return self.table[self.table["task"] == task].reset_index(drop=True)
 
-    def save(self, path: str | Path) -> Path:
-        """Write two parquet files and a JSON file into the folder `path`, and return it."""
-        return save_tables(path, "PatchResult", {"table": self.table, "pairs": self.pairs}, self.settings)
-
-    @classmethod
-    def load(cls, path: str | Path) -> PatchResult:
-        """Read what :meth:`save` wrote; :class:`RunError` when the folder does not hold it."""
-        tables, settings = load_tables(path, "PatchResult", ("table", "pairs"))
-        return cls(tables["table"], tables["pairs"], settings)
-
     def _title(self) -> str:
         s = self.settings
         return f"{s.get('model')}: {s.get('swap')} patched, {s.get('direction')}"
@@ -161,12 +148,6 @@ class PatchResult:
         )
         reasons = sorted({reason for reason in rows["reason"] if reason})
         return shown, f"PatchResult: {self._title()}", "; ".join([note, *reasons])
-
-    def __repr__(self) -> str:
-        return text_table(*self._parts(), max_rows=80)
-
-    def _repr_html_(self) -> str:
-        return html_table(*self._parts(), max_rows=80)
 
 
 def twins(benchmark: Benchmark, swap: str) -> list[tuple[Item, Item]]:
@@ -218,6 +199,7 @@ def patch(
     template: PromptTemplate = DEFAULT_PROMPT,
     batch_size: int = 16,
     level: float = 0.95,
+    cache: bool | str | Path | None = True,
     progress: bool = True,
 ) -> PatchResult:
     """Write states of one clip's run into another's, place by place, and measure what part of the answer follows.
@@ -255,7 +237,11 @@ def patch(
         Pairs that are run together.
     level : float
         Of the intervals.
+    cache : bool, str, Path or None
+        Where finished batches are kept, so that a second call is free and an interrupted one goes on: the default
+        folder (True), another one, or nowhere (False, None).
     progress : bool
+        Print what it will cost, and show a bar.
 
     Returns
     -------
@@ -292,12 +278,15 @@ def patch(
         name, sha = bench.name, bench.sha
     else:
         chosen = [_asked_alike(clean, other) for clean, other in pairs]
-    started = time.perf_counter()
-    table, skipped = _run(llm, chosen, cells, direction, align, first_order, template, batch_size, progress)
+    how: dict[str, Any] = {"direction": direction, "align": align, "first_order": first_order, "rows": batch_size}
+    how["cells"] = [[cell.site, cell.span] for cell in cells]
+    both = [item for pair in chosen for item in pair]
+    work = Work("patch", {**identity(llm, both, template), **how}, cache)
+    table, skipped = _run(llm, chosen, cells, direction, align, first_order, template, batch_size, work, progress)
     settings = {
         "model": llm.name, "benchmark": name, "benchmark_sha": sha, "swap": swap, "direction": direction,
         "align": align, "heads": heads, "level": level, "skipped": skipped, "weights": llm.weights_sha,
-        "template": template.sha, "seconds": round(time.perf_counter() - started, 1),
+        "template": template.sha,
     }  # fmt: skip
     return PatchResult(recovery_table(table, level=level), table, settings)
 
@@ -336,48 +325,73 @@ def _asked_alike(clean: Item, other: Item) -> tuple[Item, Item]:
 
 def _run(
     llm: AudioLLM, chosen: Sequence[tuple[Item, Item]], cells: Sequence[Cell], direction: str, align: str,
-    first_order: bool, template: PromptTemplate, batch_size: int, progress: bool,
+    first_order: bool, template: PromptTemplate, batch_size: int, work: Work, progress: bool,
 ) -> tuple[pd.DataFrame, int]:  # fmt: skip
     """Return the table of pairs, and how many pairs had an unusable clip."""
     # Here, so that results are read and drawn without loading torch.
     from vpanalysis.attribution._patched import PairBatch
 
-    loaded = []
-    for clean, corrupted in chosen:
-        base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
-        try:
-            loaded.append((clean, base.audio.load(), source.audio.load()))
-        except AudioError:
-            continue
-    if not loaded:
+    order = work.part("order", lambda: _order(chosen, direction))["pair"].tolist()
+    if not order:
         raise RunError(f"cannot patch {llm.name!r}", found=f"no usable clips among {len(chosen)} pairs")
-    # By length, so that a batch has little padding.
-    loaded.sort(key=lambda one: len(one[1]))
     # Sites whose state is flat have no gradient that could be told apart by clip.
     smooth = [cell for cell in cells if first_order and not (llm.frontend.flat and cell.site == "tower")]
-    parts = []
-    starts = range(0, len(loaded), batch_size)
-    with tqdm(total=len(starts) * len(cells), desc="patches", unit="run", disable=not progress) as bar:
-        for start in starts:
-            part = loaded[start : start + batch_size]
-            items = [item for item, _, _ in part]
-            batch = PairBatch(
-                llm, items, [w for _, w, _ in part], [w for _, _, w in part], template, cells, align
-            )  # fmt: skip
-            linear = dict(batch.first_order(smooth))
-            for cell in cells:
-                after = batch.margins(batch.base_batch, batch.patched(cell))
-                bar.update()
-                known = {
-                    "id": [item.id for item in items], "task": [item.task_name for item in items],
-                    "speaker": [item.speaker for item in items], "script": [item.script for item in items],
-                    "site": cell.site, "span": cell.span, "base": batch.base_margins,
-                    "source": batch.source_margins, "patched": after,
-                    "linear": linear.get(cell, np.full(len(items), np.nan)),
-                }  # fmt: skip
-                parts.append(pd.DataFrame(known, columns=list(PAIRS)))
-    table = pd.concat(parts, ignore_index=True)
+    starts = list(range(0, len(order), batch_size))
+    parts = [work.read(f"pairs {start}") for start in starts]
+    left = [number for number, part in enumerate(parts) if part is None]
+    with tqdm(total=len(left) * len(cells), desc="patches", unit="run", disable=not progress or not left) as bar:
+        for number in left:
+            pairs = [chosen[at] for at in order[starts[number] : starts[number] + batch_size]]
+            items = [clean for clean, _ in pairs]
+            waves = [(one.audio.load(), other.audio.load()) for one, other in (_roles(p, direction) for p in pairs)]
+            batch = PairBatch(llm, items, [w for w, _ in waves], [w for _, w in waves], template, cells, align)
+            if number == left[0]:
+                say_cost(
+                    progress, f"patch {llm.name}, {len(order)} pairs at {len(cells)} places",
+                    forwards=len(left) * (len(cells) + 2), seconds=len(left) * batch.seconds, held=batch.held_bytes,
+                    done=f"{len(starts) - len(left)} of {len(starts)} batches are there",
+                )  # fmt: skip
+            work.write(f"pairs {starts[number]}", made := _patched_batch(batch, cells, smooth, bar))
+            parts[number] = made
+    table = pd.concat([part for part in parts if part is not None], ignore_index=True)
     # Site by site over all pairs, in the order of the model.
-    order = {(cell.site, cell.span): number for number, cell in enumerate(cells)}
-    places = [order[key] for key in zip(table["site"], table["span"], strict=True)]
-    return table.iloc[np.argsort(places, kind="stable")].reset_index(drop=True), len(chosen) - len(loaded)
+    place = {(cell.site, cell.span): number for number, cell in enumerate(cells)}
+    places = [place[key] for key in zip(table["site"], table["span"], strict=True)]
+    return table.iloc[np.argsort(places, kind="stable")].reset_index(drop=True), len(chosen) - len(order)
+
+
+def _roles(pair: tuple[Item, Item], direction: str) -> tuple[Item, Item]:
+    """Return the item of the run that is patched, and of the run that lends its states."""
+    clean, corrupted = pair
+    return (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+
+
+def _order(chosen: Sequence[tuple[Item, Item]], direction: str) -> pd.DataFrame:
+    """Return the usable pairs by the length of the clip that is patched, so that a batch has little padding."""
+    lengths = []
+    for number, pair in enumerate(chosen):
+        base, source = _roles(pair, direction)
+        try:
+            source.audio.load()
+            lengths.append((len(base.audio.load()), number))
+        except AudioError:
+            continue
+    return pd.DataFrame({"pair": [number for _, number in sorted(lengths)]}, dtype=np.int64)
+
+
+def _patched_batch(batch: PairBatch, cells: Sequence[Cell], smooth: Sequence[Cell], bar: tqdm[Any]) -> pd.DataFrame:
+    """Return the rows of a batch of pairs, cell by cell."""
+    items = batch.items
+    linear = dict(batch.first_order(smooth))
+    parts = []
+    for cell in cells:
+        after = batch.margins(batch.base_batch, batch.patched(cell))
+        bar.update()
+        known = {
+            "id": [item.id for item in items], "task": [item.task_name for item in items],
+            "speaker": [item.speaker for item in items], "script": [item.script for item in items],
+            "site": cell.site, "span": cell.span, "base": batch.base_margins, "source": batch.source_margins,
+            "patched": after, "linear": linear.get(cell, np.full(len(items), np.nan)),
+        }  # fmt: skip
+        parts.append(pd.DataFrame(known, columns=list(PAIRS)))
+    return pd.concat(parts, ignore_index=True)
