@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import vpanalysis as vp
 from vpanalysis.attribution import FAMILIES, ListenRead, condition, listen_vs_read, two_player
-from vpanalysis.attribution.factorial import _turned, _verdict
+from vpanalysis.attribution._answers import turned_by
+from vpanalysis.attribution._asking import Asker
+from vpanalysis.attribution.factorial import _verdict
 from vpanalysis.benchmark.items import Benchmark
+from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
 from vpanalysis.errors import RunError
 
 TASK = "intonation_perception"
@@ -46,6 +51,43 @@ def test_the_reader_reads_and_the_listener_listens(found: dict[str, ListenRead])
     assert listens["listen_low"] > 0
     assert listens["verdict"].startswith("listens")
     assert (reads["n"], reads["n_asked"]) == (12, 12)
+
+
+def test_a_second_call_without_a_folder_is_free_and_orders_show_what_a_letter_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = vp.load_benchmark("mini", tasks="gender_prediction")
+    bench = whole.filter(lambda item: item.condition == "conflict" and int(str(item.cell)[-4:]) < 12)
+    model = vp.load_model("mini-base")
+    asked: dict[str, Any] = {"families": "unheard", "orders": 2, "cache": tmp_path}
+    first = listen_vs_read(model, bench, **asked)
+    said = capsys.readouterr().err
+    assert "12 items under 4 conditions: 4 forwards to do" in said and "4 of 8 runs are there" in said
+    assert first.settings["orders"] == 2
+    letters = first.positions[first.positions["condition"] == "both"].set_index("letter")
+    # Two options and both their orders: the truth is as often at A as at B, and one of them is always picked.
+    assert letters["truth"].tolist() == [0.5, 0.5] and letters["n"].tolist() == [24, 24]
+    assert letters["picked"].sum() == pytest.approx(1)
+    np.testing.assert_allclose(letters["excess"], letters["picked"] - letters["truth"])
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the second call must not run the model")
+
+    monkeypatch.setattr(model, "forward", never)
+    again = listen_vs_read(model, bench, **asked, progress=False)
+    pd.testing.assert_frame_equal(again.items, first.items)
+    pd.testing.assert_frame_equal(again.positions, first.positions)
+
+
+def test_a_question_without_a_clip_has_no_audio_token(bench: Benchmark) -> None:
+    model = vp.load_model("mini-pclm-dpo")
+    asker = Asker(model, list(condition(bench, "no-audio"))[:3], DEFAULT_PROMPT)
+    batch = model.prepare(asker.items, None, DEFAULT_PROMPT, encoded=asker.encoded)
+    assert batch.layout.audio_tokens == (0, 0, 0)
+    assert not (batch.inputs["input_ids"] == model._audio_token_id).any()
+    # What nothing is heard of cannot depend on the clip: it is the model's own answer to the text.
+    text = model.model(**{k: v for k, v in batch.inputs.items() if k in ("input_ids", "attention_mask")}).logits[:, -1]
+    torch.testing.assert_close(model.forward(batch), text.float(), atol=1e-5, rtol=0)
 
 
 def test_the_inverter_is_caught(found: dict[str, ListenRead]) -> None:
@@ -112,11 +154,11 @@ def test_conditions_keep_ids_and_say_nothing_that_is_not_said(bench: Benchmark) 
 
 
 def test_orders_move_options_and_not_items(bench: Benchmark) -> None:
-    turned = _turned(bench, 1)
+    turned = turned_by(bench, 1)
     assert turned.ids == bench.ids
     assert turned[0].choices == bench[0].choices[1:] + bench[0].choices[:1]
     assert turned[0].letters == bench[0].letters
-    assert _turned(bench, 0) is bench
+    assert turned_by(bench, 0) is bench
 
 
 def test_an_absent_voice_is_gone_and_a_family_nobody_allows_is_told(bench: Benchmark, runs: Path) -> None:

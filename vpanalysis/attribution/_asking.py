@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vpanalysis.attribution.margins import margin
+from vpanalysis.benchmark.audio import SAMPLE_RATE, NoAudio
 from vpanalysis.errors import AudioError, RunError
 from vpanalysis.stats import FloatArray
 
@@ -20,8 +21,18 @@ if TYPE_CHECKING:
     from vpanalysis.benchmark.prompts import PromptTemplate
     from vpanalysis.models.batch import EncodedClip
     from vpanalysis.models.facade import AudioLLM
+    from vpanalysis.models.frontends import Wave
 
-__all__ = ["Asker"]
+__all__ = ["Asker", "no_clip"]
+
+
+def no_clip(llm: AudioLLM) -> EncodedClip:
+    """Return an encoded clip of no frames, with which a question is asked without any audio token."""
+    from vpanalysis.models.batch import EncodedClip
+
+    silence = np.zeros(SAMPLE_RATE // 2, dtype=np.float32)
+    (clip,) = llm.encode([silence])
+    return EncodedClip({name: state[:0] for name, state in clip.streams.items()}, (0,))
 
 
 class Asker:
@@ -32,7 +43,7 @@ class Asker:
     llm : AudioLLM
         A model that answers.
     items : sequence of Item
-        Those whose clips cannot be used are left out; see `skipped`.
+        Those whose clips cannot be used are left out; see `skipped`. Those with `NoAudio` are asked without a clip.
     template : PromptTemplate
     batch_size : int
 
@@ -51,21 +62,22 @@ class Asker:
         if not llm.answers:
             raise RunError(f"cannot ask {llm.name!r}", found="an encoder that answers nothing")
         self.llm, self.template, self.batch_size = llm, template, batch_size
-        loaded = []
+        loaded: list[tuple[Item, Wave | None]] = []
         for item in items:
             try:
-                loaded.append((item, item.audio.load()))
+                loaded.append((item, None if isinstance(item.audio, NoAudio) else item.audio.load()))
             except AudioError:
                 continue
         self.skipped = len(items) - len(loaded)
         if not loaded:
             raise RunError(f"cannot ask {llm.name!r}", found=f"no usable clip among {len(items)} items")
         # By length, so that a batch has little padding.
-        loaded.sort(key=lambda pair: len(pair[1]))
+        loaded.sort(key=lambda pair: 0 if pair[1] is None else len(pair[1]))
         self.items = [item for item, _ in loaded]
-        self.encoded: list[EncodedClip] = []
-        for start in range(0, len(loaded), batch_size):
-            self.encoded += llm.encode([wave for _, wave in loaded[start : start + batch_size]])
+        heard = [wave for _, wave in loaded if wave is not None]
+        self.encoded: list[EncodedClip] = [no_clip(llm)] * (len(loaded) - len(heard))
+        for start in range(0, len(heard), batch_size):
+            self.encoded += llm.encode(heard[start : start + batch_size])
 
     def ask(self, which: Sequence[int] | None = None) -> list[FloatArray]:
         """Return the log-probabilities of each item's options, in the order of its choices, as the model is now.

@@ -14,11 +14,13 @@ itself, which has both::
     lowpass         below 400 Hz      flattened          below 400 Hz, then flattened
     reversed        backwards         transcript, text   silence
     shuffled        pieces shuffled   transcript, text   silence
+    unheard         backwards         transcript alone   no audio at all
 
 The sounds are those of :mod:`vpanalysis.benchmark.transforms`, which says for which tasks each keeps, flips or destroys
 the truth. Flattening leaves formants and timing, so it is an absent voice only for pitch, volume, range and intonation;
 playing backwards or in pieces suits the other tasks, and there the words come as text, before the question, over a
-silent clip of the same length. Twins exist where the benchmark has them or can render them (VoxParadox-mini).
+silent clip of the same length; in ``unheard`` there is no clip either, only the question. Twins exist where the
+benchmark has them or can render them (VoxParadox-mini).
 
 >>> FAMILIES["twins"].voice, FAMILIES["twins"].neither
 ('neutral-twin', 'neutral-plain-twin')
@@ -30,11 +32,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from vpanalysis.benchmark.audio import NoAudio
 from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.benchmark.transforms import mapped_item, transformed
 from vpanalysis.errors import RunError, SchemaError
 
-__all__ = ["FAMILIES", "Family", "condition"]
+__all__ = ["FAMILIES", "Family", "condition", "quoted"]
 
 _TWINS: Mapping[str, str] = MappingProxyType(
     {"neutral-twin": "neutral", "plain-voice-twin": "plain-voice", "neutral-plain-twin": "neutral-plain"}
@@ -76,6 +79,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "lowpass": _flat("lowpass", "Rogers, Scherer and Rosenthal 1971 (content filtering)"),
         "reversed": _written("reversed", "Van Lancker, Kreiman and Emmorey 1985 (voices played backwards)"),
         "shuffled": _written("shuffled", "Scherer, Koivumaki and Rosenthal 1972 (random splicing)"),
+        "unheard": Family("reversed", "transcript-only", "no-audio", "as reversed; the text alone, without any clip"),
     }
 )
 """Families of estimators by name."""
@@ -103,7 +107,9 @@ def condition(benchmark: Benchmark, name: str) -> Benchmark:
     known = {part for family in FAMILIES.values() for part in (family.voice, family.words, family.neither)}
     if name not in known:
         raise RunError("cannot make a condition", found=repr(name), allowed=sorted(known), word=name)
-    makers: dict[str, Callable[[Item], Item | None]] = {"transcript": _transcript, "silence": _silent}
+    makers: dict[str, Callable[[Item], Item | None]] = {
+        "transcript": _transcript, "silence": _silent, "transcript-only": _transcript_only, "no-audio": _question_only,
+    }  # fmt: skip
     if name in _TWINS:
         wanted = _TWINS[name]
         have = {item.cell: item for item in benchmark if item.condition == wanted and item.cell is not None}
@@ -131,9 +137,25 @@ def _transcript(item: Item) -> Item | None:
     """Return the item with its words in the question and a silent clip; None without a transcript."""
     if not item.transcript:
         return None
-    question = f'The speaker says: "{item.transcript}" {item.question}'
     audio = transformed(item.audio, "silence")
-    return replace(item, question=question, audio=audio, condition=f"{item.condition}/transcript")
+    return replace(item, question=quoted(item), audio=audio, condition=f"{item.condition}/transcript")
+
+
+def quoted(item: Item, instruction: str = "") -> str:
+    """Return the question with the transcript before it, and an instruction between them."""
+    return " ".join(part for part in (f'The speaker says: "{item.transcript}"', instruction, item.question) if part)
+
+
+def _transcript_only(item: Item) -> Item | None:
+    """Return the item with its words in the question and no clip; None without a transcript."""
+    if not item.transcript:
+        return None
+    return replace(item, question=quoted(item), audio=NoAudio(), condition=f"{item.condition}/transcript-only")
+
+
+def _question_only(item: Item) -> Item:
+    """Return the item without a clip; its words and voice assert nothing."""
+    return replace(item, audio=NoAudio(), said=(), said_level=None, condition=f"{item.condition}/no-audio")
 
 
 def _twin(item: Item, wanted: str, have: Mapping[str, Item]) -> Item | None:

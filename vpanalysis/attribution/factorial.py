@@ -33,14 +33,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from vpanalysis import stats
 from vpanalysis._results import TableResult
+from vpanalysis.attribution._answers import answers_under, positions
+from vpanalysis.attribution._work import Work, identity
 from vpanalysis.attribution.conditions import FAMILIES, condition
 from vpanalysis.attribution.margins import clusters_by_name, margins_of
 from vpanalysis.attribution.shapley import share_interval, two_player
-from vpanalysis.benchmark.items import Benchmark, Item
+from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
 from vpanalysis.errors import RunError
 
@@ -81,13 +82,18 @@ class ListenRead(TableResult):
         complete, and a verdict.
     items : DataFrame
         One row an item and family, columns :data:`ITEMS`: the four values, counted from ``neither``.
+    positions : DataFrame
+        What the place of an option does by itself: one row a condition and letter, with the shares of the asked items
+        (over all orders) in which it was ``picked`` and was the ``truth``, their difference ``excess`` with an interval
+        clustered by speaker and wording, and n. All orders of the options make the truth as frequent at every letter.
     settings : mapping
     """
 
-    VERB, TABLES = "listen-vs-read", ("table", "items")
+    VERB, TABLES = "listen-vs-read", ("table", "items", "positions")
 
     table: pd.DataFrame
     items: pd.DataFrame
+    positions: pd.DataFrame
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -144,6 +150,7 @@ def listen_vs_read(
     batch_size: int = 16,
     level: float = 0.95,
     random_state: int | None = 0,
+    cache: bool | str | Path | None = True,
     progress: bool = True,
 ) -> ListenRead:
     """Run the clip, its voice alone, its words alone and neither, and divide the margin between voice and words.
@@ -159,17 +166,22 @@ def listen_vs_read(
     conditions : sequence of str
         Of the items that are asked about; only those with foils count.
     out : str or Path, optional
-        Where the Runs of the conditions are kept (``<out>/<condition>``) and found by the next call; by default in a
-        temporary folder.
+        Where the Runs of the conditions are kept (``<out>/<condition>``) and found by the next call; by default in the
+        cache.
     orders : int
-        Cyclic orders of the options over which margins are averaged; 1 asks in the given order only.
+        Cyclic orders of the options over which margins are averaged; 1 asks in the given order only. What the order
+        itself does is in :attr:`ListenRead.positions`.
     template : PromptTemplate
     batch_size : int
     level : float
         Of the intervals.
     random_state : int or None
         Of bootstrap and sign flips.
+    cache : bool, str, Path or None
+        Where encoded clips are kept and, without `out`, the Runs: the default folder (True), another one, or nowhere
+        (False, None).
     progress : bool
+        Print what it will cost, and show a bar.
 
     Returns
     -------
@@ -184,7 +196,7 @@ def listen_vs_read(
     -----
     Shapley 1953; margins and the division into four conditions are this package's. See ``shapley.py``.
     """
-    from vpanalysis.runs import _listed, _loaded, run
+    from vpanalysis.runs import _listed, _loaded
 
     names = [families] if isinstance(families, str) else list(families)
     for name in names:
@@ -213,22 +225,17 @@ def listen_vs_read(
                 raise
             continue
         possible.append(name)
-    tables: dict[str, list[pd.DataFrame]] = {}
+    work = Work("listen-vs-read", {**identity(llm, asked, template), "rows": batch_size}, cache)
     with ExitStack() as stack:
-        root = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        steps = [(name, turn) for name in made for turn in range(orders)]
-        for name, turn in tqdm(steps, desc="conditions", unit="run", disable=not progress):
-            place = root / (name.replace("+", "-") + (f"-order{turn}" if turn else ""))
-            done = run(llm, _turned(made[name], turn), place, reducers="none", template=template,
-                       batch_size=batch_size, progress=False)  # fmt: skip
-            tables.setdefault(name, []).append(done.predictions)
+        root = Path(out) if out is not None else work.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        tables = answers_under(llm, made, orders, root, template, batch_size, cache, progress)
     items = pd.concat([_of_family(base, name, tables) for name in possible], ignore_index=True)
     settings = {
         "model": llm.name, "benchmark": bench.name, "benchmark_sha": base.sha, "families": names, "orders": orders,
         "conditions": list(conditions), "level": level, "random_state": random_state, "weights": llm.weights_sha,
         "template": template.sha, "asked": {t: sum(i.task_name == t for i in asked) for t in base.tasks},
     }  # fmt: skip
-    return ListenRead(_summary(items, settings), items, settings)
+    return ListenRead(_summary(items, settings), items, positions(tables, base, level), settings)
 
 
 def _under(bench: Benchmark, base: Benchmark, name: str) -> Benchmark:
@@ -241,18 +248,6 @@ def _under(bench: Benchmark, base: Benchmark, name: str) -> Benchmark:
             f"cannot make the condition {name!r}", found="no item that allows it", fix="leave its family out"
         )
     return Benchmark(kept, name=whole.name, source=whole.source, revision=whole.revision)
-
-
-def _turned(bench: Benchmark, turn: int) -> Benchmark:
-    """Return the benchmark with the options of every item moved on by `turn` places."""
-    if not turn:
-        return bench
-
-    def moved(item: Item) -> Item:
-        at = turn % len(item.choices)
-        return replace(item, choices=item.choices[at:] + item.choices[:at])
-
-    return Benchmark((moved(i) for i in bench), name=f"{bench.name}:order{turn}", source=bench.source)
 
 
 def _margins(tables: Sequence[pd.DataFrame], truth: pd.Series[Any]) -> pd.Series[float]:

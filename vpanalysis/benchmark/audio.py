@@ -31,7 +31,16 @@ import numpy.typing as npt
 
 from vpanalysis.errors import AudioError
 
-__all__ = ["SAMPLE_RATE", "ArrayAudio", "AudioSource", "BytesAudio", "FileAudio", "decode_audio", "duration_of"]
+__all__ = [
+    "SAMPLE_RATE",
+    "ArrayAudio",
+    "AudioSource",
+    "BytesAudio",
+    "FileAudio",
+    "NoAudio",
+    "decode_audio",
+    "duration_of",
+]
 
 SAMPLE_RATE = 16_000
 """Samples per second of every loaded clip (Hz)."""
@@ -282,6 +291,24 @@ class ArrayAudio:
     def duration_s(self) -> float:
         """Duration in seconds."""
         return float(np.asarray(self.array).shape[0]) / float(self.rate)
+
+
+@dataclass(frozen=True)
+class NoAudio:
+    """No clip at all: the question is asked by itself. Only `vpanalysis.attribution` asks such items."""
+
+    def load(self) -> Waveform:
+        """Refuse: there is nothing to load."""
+        raise AudioError("cannot load the audio", found="an item that is asked without a clip",
+                         fix="ask it by listen_vs_read or text_controls")  # fmt: skip
+
+    def key(self) -> str:
+        """Return a key of its own."""
+        return "no audio"
+
+    def describe(self) -> str:
+        """Return ``"no audio"``."""
+        return "no audio"
 
 
 @dataclass(frozen=True)
