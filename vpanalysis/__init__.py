@@ -42,6 +42,7 @@ _EXPORTS = {
     "gates": "vpanalysis.attribution",
     "logit_lens": "vpanalysis.attribution",
     "patch": "vpanalysis.attribution",
+    "text_controls": "vpanalysis.attribution",
     "transcribe": "vpanalysis.transcripts",
     "calibrate": "vpanalysis.calibration",
     "Calibration": "vpanalysis.calibration",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from vpanalysis.attribution import listen_vs_read as listen_vs_read
     from vpanalysis.attribution import logit_lens as logit_lens
     from vpanalysis.attribution import patch as patch
+    from vpanalysis.attribution import text_controls as text_controls
     from vpanalysis.benchmark.items import Benchmark as Benchmark
     from vpanalysis.benchmark.items import Item as Item
     from vpanalysis.benchmark.sources import load_benchmark as load_benchmark

@@ -46,6 +46,7 @@ _KINDS: Mapping[str, str] = {
     "GateResult": "vpanalysis.attribution",
     "LensResult": "vpanalysis.attribution",
     "PatchResult": "vpanalysis.attribution",
+    "TextControls": "vpanalysis.attribution",
     "ProbeResult": "vpanalysis.probes",
     "ControlResult": "vpanalysis.probes",
     "ProbeComparison": "vpanalysis.probes",

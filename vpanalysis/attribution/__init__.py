@@ -19,14 +19,17 @@ from vpanalysis.attribution.margins import margin, margins_of
 from vpanalysis.attribution.mixtures import GateResult, clamped, gates
 from vpanalysis.attribution.patching import PatchResult, patch, twins
 from vpanalysis.attribution.shapley import listening_share, share_interval, two_player
+from vpanalysis.attribution.textual import CONTROLS, TextControls, text_controls
 
 __all__ = [
+    "CONTROLS",
     "FAMILIES",
     "Family",
     "GateResult",
     "LensResult",
     "ListenRead",
     "PatchResult",
+    "TextControls",
     "clamped",
     "condition",
     "gates",
@@ -37,6 +40,7 @@ __all__ = [
     "margins_of",
     "patch",
     "share_interval",
+    "text_controls",
     "twins",
     "two_player",
 ]

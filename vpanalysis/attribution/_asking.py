@@ -7,6 +7,7 @@ same clips. So clips are encoded once, and each question of the loop costs the l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +36,10 @@ def no_clip(llm: AudioLLM) -> EncodedClip:
     return EncodedClip({name: state[:0] for name, state in clip.streams.items()}, (0,))
 
 
+def _on_cpu(clip: EncodedClip) -> EncodedClip:
+    return replace(clip, streams={name: state.cpu() for name, state in clip.streams.items()})
+
+
 class Asker:
     """Items with their encoded clips, ready to be asked under any intervention.
 
@@ -46,6 +51,8 @@ class Asker:
         Those whose clips cannot be used are left out; see `skipped`. Those with `NoAudio` are asked without a clip.
     template : PromptTemplate
     batch_size : int
+    clips : dict of str to EncodedClip, optional
+        Clips that are encoded already, by content key; those that are missing are added, for others to use.
 
     Attributes
     ----------
@@ -58,7 +65,10 @@ class Asker:
         For a model that answers nothing, or where no clip can be used.
     """
 
-    def __init__(self, llm: AudioLLM, items: Sequence[Item], template: PromptTemplate, batch_size: int = 16) -> None:
+    def __init__(
+        self, llm: AudioLLM, items: Sequence[Item], template: PromptTemplate, batch_size: int = 16, *,
+        clips: dict[str, EncodedClip] | None = None,
+    ) -> None:  # fmt: skip
         if not llm.answers:
             raise RunError(f"cannot ask {llm.name!r}", found="an encoder that answers nothing")
         self.llm, self.template, self.batch_size = llm, template, batch_size
@@ -74,10 +84,18 @@ class Asker:
         # By length, so that a batch has little padding.
         loaded.sort(key=lambda pair: 0 if pair[1] is None else len(pair[1]))
         self.items = [item for item, _ in loaded]
-        heard = [wave for _, wave in loaded if wave is not None]
-        self.encoded: list[EncodedClip] = [no_clip(llm)] * (len(loaded) - len(heard))
+        known = {} if clips is None else clips
+        keys = [item.audio.key() for item in self.items]
+        new = {key: wave for key, (_, wave) in zip(keys, loaded, strict=True) if key not in known}
+        silent = [key for key, wave in new.items() if wave is None]
+        known |= {key: no_clip(llm) for key in silent}
+        heard = [(key, wave) for key, wave in new.items() if wave is not None]
         for start in range(0, len(heard), batch_size):
-            self.encoded += llm.encode(heard[start : start + batch_size])
+            part = heard[start : start + batch_size]
+            # In main memory: an accelerator has better use for its own than clips that wait for their turn.
+            found = (_on_cpu(clip) for clip in llm.encode([wave for _, wave in part]))
+            known |= dict(zip((key for key, _ in part), found, strict=True))
+        self.encoded: list[EncodedClip] = [known[key] for key in keys]
 
     def ask(self, which: Sequence[int] | None = None) -> list[FloatArray]:
         """Return the log-probabilities of each item's options, in the order of its choices, as the model is now.

@@ -20,6 +20,7 @@ from vpanalysis.plots.over_time import attention_profile, generalisation_map, ti
 from vpanalysis.plots.patching import patch_map
 from vpanalysis.plots.scores import acc_vs_ala, hearing_bars, overall_table
 from vpanalysis.plots.style import short_task, theme
+from vpanalysis.plots.textual import control_settings, word_effects
 from vpanalysis.plots.views import direction_map, erasure_curves, geometry_curve, similarity_map
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "best_sites",
     "attention_profile",
     "calibration_forest",
+    "control_settings",
     "direction_map",
     "erasure_curves",
     "gate_settings",
@@ -49,4 +51,5 @@ __all__ = [
     "similarity_map",
     "theme",
     "time_curve",
+    "word_effects",
 ]
