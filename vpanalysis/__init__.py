@@ -40,6 +40,12 @@ _EXPORTS = {
     "compare_probes": "vpanalysis.probes",
     "listen_vs_read": "vpanalysis.attribution",
     "gates": "vpanalysis.attribution",
+    "paraphrase": "vpanalysis.attribution",
+    "gate_contributions": "vpanalysis.attribution",
+    "gate_sweep": "vpanalysis.attribution",
+    "gate_mixtures": "vpanalysis.attribution",
+    "fuse_layers": "vpanalysis.attribution",
+    "attention_mass": "vpanalysis.attribution",
     "logit_lens": "vpanalysis.attribution",
     "patch": "vpanalysis.attribution",
     "text_controls": "vpanalysis.attribution",
@@ -54,9 +60,15 @@ __all__ = [*sorted(_EXPORTS), "__version__"]
 
 if TYPE_CHECKING:
     from vpanalysis._results import load_result as load_result
+    from vpanalysis.attribution import attention_mass as attention_mass
+    from vpanalysis.attribution import fuse_layers as fuse_layers
+    from vpanalysis.attribution import gate_contributions as gate_contributions
+    from vpanalysis.attribution import gate_mixtures as gate_mixtures
+    from vpanalysis.attribution import gate_sweep as gate_sweep
     from vpanalysis.attribution import gates as gates
     from vpanalysis.attribution import listen_vs_read as listen_vs_read
     from vpanalysis.attribution import logit_lens as logit_lens
+    from vpanalysis.attribution import paraphrase as paraphrase
     from vpanalysis.attribution import patch as patch
     from vpanalysis.attribution import text_controls as text_controls
     from vpanalysis.benchmark.items import Benchmark as Benchmark

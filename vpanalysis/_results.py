@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import pandas as pd
 
 from vpanalysis._html import html_table, text_table
-from vpanalysis._saved import RECORD, home_of, load_tables, save_tables
+from vpanalysis._saved import RECORD, home_of, load_tables, manifest_sha, save_tables
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
@@ -44,6 +44,12 @@ __all__ = ["TableResult", "home_in", "load_result", "results_of"]
 _KINDS: Mapping[str, str] = {
     "ListenRead": "vpanalysis.attribution",
     "GateResult": "vpanalysis.attribution",
+    "GateMixtures": "vpanalysis.attribution",
+    "SweepResult": "vpanalysis.attribution",
+    "ContributionResult": "vpanalysis.attribution",
+    "ParaphraseResult": "vpanalysis.attribution",
+    "AttentionResult": "vpanalysis.attribution",
+    "FusionResult": "vpanalysis.attribution",
     "LensResult": "vpanalysis.attribution",
     "PatchResult": "vpanalysis.attribution",
     "TextControls": "vpanalysis.attribution",
@@ -101,8 +107,14 @@ class TableResult:
         if path is None:
             folder = home_of(self.settings, self.VERB)
         else:
-            folder = Path(path) if isinstance(path, (str, Path)) else home_in(path, self.VERB, self.settings)
+            folder = Path(path) if isinstance(path, (str, Path)) else self._home_in(path)
         return save_tables(folder, type(self).__name__, {t: getattr(self, t) for t in self.TABLES}, self.settings)
+
+    def _home_in(self, run: Run) -> Path:
+        # What was made of this very Run belongs there; what was made with a model, in a Run of that model.
+        if "manifest_sha" in self.settings and self.settings["manifest_sha"] == manifest_sha(run.path):
+            return home_of({**self.settings, "path": str(run.path)}, self.VERB)
+        return home_in(run, self.VERB, self.settings)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -12,32 +12,50 @@ mixer's weights to others; :func:`logit_lens` reads a Run's layers through the h
 >>> vp.listen_vs_read("mini-pclm-dpo", "mini")                           # doctest: +SKIP
 """
 
+from vpanalysis.attribution.attention import AttentionResult, attention_mass
 from vpanalysis.attribution.conditions import FAMILIES, Family, condition
+from vpanalysis.attribution.contributions import ContributionResult, gate_contributions
 from vpanalysis.attribution.factorial import ListenRead, listen_vs_read
+from vpanalysis.attribution.fusion import FusionResult, fuse_layers
 from vpanalysis.attribution.lens import LensResult, logit_lens
 from vpanalysis.attribution.margins import margin, margins_of
-from vpanalysis.attribution.mixtures import GateResult, clamped, gates
+from vpanalysis.attribution.mixtures import GateMixtures, GateResult, clamped, gate_mixtures, gates
+from vpanalysis.attribution.paraphrases import WORDINGS, ParaphraseResult, paraphrase
 from vpanalysis.attribution.patching import PatchResult, patch, twins
 from vpanalysis.attribution.shapley import listening_share, share_interval, two_player
+from vpanalysis.attribution.sweeps import SweepResult, gate_sweep
 from vpanalysis.attribution.textual import CONTROLS, TextControls, text_controls
 
 __all__ = [
     "CONTROLS",
     "FAMILIES",
+    "WORDINGS",
+    "AttentionResult",
+    "ContributionResult",
     "Family",
+    "FusionResult",
+    "GateMixtures",
     "GateResult",
     "LensResult",
     "ListenRead",
+    "ParaphraseResult",
     "PatchResult",
+    "SweepResult",
     "TextControls",
+    "attention_mass",
     "clamped",
     "condition",
+    "fuse_layers",
+    "gate_contributions",
+    "gate_mixtures",
+    "gate_sweep",
     "gates",
     "listen_vs_read",
     "listening_share",
     "logit_lens",
     "margin",
     "margins_of",
+    "paraphrase",
     "patch",
     "share_interval",
     "text_controls",

@@ -44,7 +44,7 @@ from tqdm.auto import tqdm
 from vpanalysis import stats
 from vpanalysis._results import TableResult
 from vpanalysis.attribution._asking import Asker
-from vpanalysis.attribution._contrasts import MEASURES, contrasts
+from vpanalysis.attribution._settings import MEASURES, compared
 from vpanalysis.attribution._work import Work, identity, say_cost
 from vpanalysis.attribution.conditions import _twin, quoted
 from vpanalysis.attribution.margins import clusters_by_name
@@ -162,7 +162,7 @@ def text_controls(
     benchmark : Benchmark or str
         With conflict items that have foils. Congruent twins are looked for in it; those of VoxParadox-mini are made.
     controls : sequence of str, optional
-        Of :data:`CONTROLS`; default all. Those that need a transcript leave out items without one.
+        Of :data:`CONTROLS`; default all. Where some items have no transcript, controls are compared on the others.
     template : PromptTemplate
     batch_size : int
     level : float
@@ -206,7 +206,7 @@ def text_controls(
         "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "controls": chosen, "level": level,
         "random_state": random_state, "weights": llm.weights_sha, "template": template.sha, "negation": NEGATION,
     }  # fmt: skip
-    table = _table(items, chosen, level, random_state)
+    table = _table(items, level, random_state)
     return TextControls(table, _inversion(items, chosen, level, random_state), items, settings)
 
 
@@ -304,17 +304,11 @@ def _tasks(items: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(ALL, items), *((str(task), part) for task, part in items.groupby("task", sort=False))]
 
 
-def _table(items: pd.DataFrame, chosen: Sequence[str], level: float, seed: int) -> pd.DataFrame:
+def _table(items: pd.DataFrame, level: float, seed: int) -> pd.DataFrame:
     out = []
-    for task, part in _tasks(items[items["twin"] == "conflict"]):
-        wide = {measure: part.pivot(index="id", columns="control", values=measure) for measure in MEASURES}
-        rows = part.drop_duplicates("id").set_index("id").loc[wide["margin"].index, ["speaker", "script"]]
-        scored = {
-            name: {measure: wide[measure][name].to_numpy(dtype=np.float64) for measure in MEASURES}
-            for name in chosen
-            if name in wide["margin"]
-        }
-        found = contrasts(rows.reset_index(), scored, AS_ASKED, level=level, random_state=seed)
+    asked = items[items["twin"] == "conflict"].rename(columns={"control": "setting"})
+    for task, part in _tasks(asked):
+        found = compared(part, AS_ASKED, level=level, random_state=seed)
         found.insert(0, "task", task)
         out.append(found)
     return pd.concat(out, ignore_index=True)

@@ -9,9 +9,21 @@ that its layer profile was planted.
 >>> ax.figure.savefig("age.pdf")                                         # doctest: +SKIP
 """
 
+from vpanalysis.plots.attention import attention_by_layer, attention_map
 from vpanalysis.plots.calibration import calibration_forest
 from vpanalysis.plots.differences import best_sites, learning_curves, probe_differences
-from vpanalysis.plots.gates import gate_settings, gate_table, gate_variation, gate_weights
+from vpanalysis.plots.fusion import fused_settings
+from vpanalysis.plots.gates import (
+    gate_distances,
+    gate_grid,
+    gate_settings,
+    gate_shares,
+    gate_table,
+    gate_trade,
+    gate_variation,
+    gate_weights,
+    gate_wordings,
+)
 from vpanalysis.plots.layers import layer_curves, layer_grid
 from vpanalysis.plots.lens import lens_margins
 from vpanalysis.plots.listen import listen_read
@@ -25,16 +37,24 @@ from vpanalysis.plots.views import direction_map, erasure_curves, geometry_curve
 
 __all__ = [
     "acc_vs_ala",
-    "best_sites",
+    "attention_by_layer",
+    "attention_map",
     "attention_profile",
+    "best_sites",
     "calibration_forest",
     "control_settings",
     "direction_map",
     "erasure_curves",
+    "fused_settings",
+    "gate_distances",
+    "gate_grid",
     "gate_settings",
+    "gate_shares",
     "gate_table",
+    "gate_trade",
     "gate_variation",
     "gate_weights",
+    "gate_wordings",
     "generalisation_map",
     "geometry_curve",
     "hearing_bars",
