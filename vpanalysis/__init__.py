@@ -48,6 +48,8 @@ _EXPORTS = {
     "attention_mass": "vpanalysis.attribution",
     "logit_lens": "vpanalysis.attribution",
     "patch": "vpanalysis.attribution",
+    "scale_neurons": "vpanalysis.attribution",
+    "steer": "vpanalysis.attribution",
     "text_controls": "vpanalysis.attribution",
     "transcribe": "vpanalysis.transcripts",
     "calibrate": "vpanalysis.calibration",
@@ -70,6 +72,8 @@ if TYPE_CHECKING:
     from vpanalysis.attribution import logit_lens as logit_lens
     from vpanalysis.attribution import paraphrase as paraphrase
     from vpanalysis.attribution import patch as patch
+    from vpanalysis.attribution import scale_neurons as scale_neurons
+    from vpanalysis.attribution import steer as steer
     from vpanalysis.attribution import text_controls as text_controls
     from vpanalysis.benchmark.items import Benchmark as Benchmark
     from vpanalysis.benchmark.items import Item as Item

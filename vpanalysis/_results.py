@@ -50,6 +50,8 @@ _KINDS: Mapping[str, str] = {
     "ParaphraseResult": "vpanalysis.attribution",
     "AttentionResult": "vpanalysis.attribution",
     "FusionResult": "vpanalysis.attribution",
+    "SteerResult": "vpanalysis.attribution",
+    "NeuronResult": "vpanalysis.attribution",
     "LensResult": "vpanalysis.attribution",
     "PatchResult": "vpanalysis.attribution",
     "TextControls": "vpanalysis.attribution",

@@ -20,9 +20,11 @@ from vpanalysis.attribution.fusion import FusionResult, fuse_layers
 from vpanalysis.attribution.lens import LensResult, logit_lens
 from vpanalysis.attribution.margins import margin, margins_of
 from vpanalysis.attribution.mixtures import GateMixtures, GateResult, clamped, gate_mixtures, gates
+from vpanalysis.attribution.neurons import NeuronResult, scale_neurons
 from vpanalysis.attribution.paraphrases import WORDINGS, ParaphraseResult, paraphrase
 from vpanalysis.attribution.patching import PatchResult, patch, twins
 from vpanalysis.attribution.shapley import listening_share, share_interval, two_player
+from vpanalysis.attribution.steering import SteerResult, steer
 from vpanalysis.attribution.sweeps import SweepResult, gate_sweep
 from vpanalysis.attribution.textual import CONTROLS, TextControls, text_controls
 
@@ -38,8 +40,10 @@ __all__ = [
     "GateResult",
     "LensResult",
     "ListenRead",
+    "NeuronResult",
     "ParaphraseResult",
     "PatchResult",
+    "SteerResult",
     "SweepResult",
     "TextControls",
     "attention_mass",
@@ -57,7 +61,9 @@ __all__ = [
     "margins_of",
     "paraphrase",
     "patch",
+    "scale_neurons",
     "share_interval",
+    "steer",
     "text_controls",
     "twins",
     "two_player",

@@ -54,12 +54,15 @@ class Family:
         Names of the conditions with the voice alone, the words alone, and neither.
     source : str
         Where the way of removing things comes from.
+    clean : bool
+        Whether nothing but words and voice differs between the conditions.
     """
 
     voice: str
     words: str
     neither: str
     source: str
+    clean: bool = False
 
 
 def _flat(name: str, source: str) -> Family:
@@ -73,7 +76,7 @@ def _written(name: str, source: str) -> Family:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "twins": Family(
-            "neutral-twin", "plain-voice-twin", "neutral-plain-twin", "rendered again: no signal is manipulated"
+            "neutral-twin", "plain-voice-twin", "neutral-plain-twin", "rendered again: no signal is manipulated", True
         ),
         "delexicalised": _flat("delexicalised", "Sonntag and Portele 1998; Ramus and Mehler 1999"),
         "lowpass": _flat("lowpass", "Rogers, Scherer and Rosenthal 1971 (content filtering)"),

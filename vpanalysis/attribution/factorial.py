@@ -12,7 +12,8 @@ model's liking for an option is no evidence of hearing it. Items that lack a con
 
 On conflict items the words point away from the truth. There ``listen > 0`` means that the voice pushed the answer
 towards the truth, ``read < 0`` that the words pushed it away, and ``read > 0`` that the model turns the words around
-("inverts"). The listening share is that of means, with a bootstrap interval over speakers and wordings.
+("inverts"; said of twins alone, since a manipulated clip may have lost more than its words). The listening share is
+that of means, with a bootstrap interval over speakers and wordings.
 
 What it cannot show: how a model would treat sounds that it was never trained on is part of every estimate in which
 clips are manipulated. Where words come as text, a model that understands speech but not the transcript gains its words
@@ -313,24 +314,25 @@ def _summary(items: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
             )  # fmt: skip
             row |= dict(zip(("share", "share_low", "share_high"), share, strict=True))
             row["p_listen"] = stats.sign_flip_test(part["listen"].to_numpy(), clusters, random_state=seed).p
-            row["verdict"] = _verdict(row)
+            row["verdict"] = _verdict(row, FAMILIES[family].clean)
     table = pd.DataFrame(out, columns=list(SUMMARY))
     for _, part in table[table["task"] != ALL].groupby("family", sort=False):
         table.loc[part.index, "q_listen"] = stats.benjamini_hochberg(part["p_listen"].to_numpy(dtype=np.float64))
     return table
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
-    """Return in words what the intervals say."""
+def _verdict(row: Mapping[str, Any], clean: bool) -> str:
+    """Return in words what the intervals say; `clean` where nothing but words and voice differs."""
     heard, said = ((row[f"{name}_low"], row[f"{name}_high"]) for name in ("listen", "read"))
     if not (np.isfinite(heard).all() and np.isfinite(said).all()):
         return "too few groups"
     if said[0] > 0:
-        return "inverts the words"
+        # Where a signal was manipulated, what it lost beside its words looks as if the words had helped.
+        return "inverts the words" if clean else "removing the words hurts"
     if heard[0] <= 0 <= heard[1] and said[0] <= 0 <= said[1]:
         return "no effect"
     if heard[1] < 0:
-        return "the voice pulls away"
+        return "the voice pulls away" if clean else "removing the voice helps"
     if heard[0] > 0 and said[1] < 0:
         return "listens and reads"
     return "listens" if heard[0] > 0 else "reads"

@@ -26,11 +26,12 @@ from vpanalysis.plots.gates import (
 )
 from vpanalysis.plots.layers import layer_curves, layer_grid
 from vpanalysis.plots.lens import lens_margins
-from vpanalysis.plots.listen import listen_read
+from vpanalysis.plots.listen import listen_read, listening_shares
 from vpanalysis.plots.maps import layer_overview
 from vpanalysis.plots.over_time import attention_profile, generalisation_map, time_curve
 from vpanalysis.plots.patching import patch_map
 from vpanalysis.plots.scores import acc_vs_ala, hearing_bars, overall_table
+from vpanalysis.plots.steering import dose_response
 from vpanalysis.plots.style import short_task, theme
 from vpanalysis.plots.textual import control_settings, word_effects
 from vpanalysis.plots.views import direction_map, erasure_curves, geometry_curve, similarity_map
@@ -44,6 +45,7 @@ __all__ = [
     "calibration_forest",
     "control_settings",
     "direction_map",
+    "dose_response",
     "erasure_curves",
     "fused_settings",
     "gate_distances",
@@ -64,6 +66,7 @@ __all__ = [
     "learning_curves",
     "lens_margins",
     "listen_read",
+    "listening_shares",
     "overall_table",
     "patch_map",
     "probe_differences",
