@@ -122,8 +122,8 @@ def _defines(root: Path, test: str) -> bool:
 
 
 def copy_of(root: Path, target: Path) -> Path:
-    """Copy what the tests need; weights of the bundled checkpoints are not among it."""
-    ignore = shutil.ignore_patterns("__pycache__", ".*", "*.safetensors")
+    """Copy what the tests need."""
+    ignore = shutil.ignore_patterns("__pycache__", ".*")
     for name in _COPIED:
         source = root / name
         if source.is_dir():

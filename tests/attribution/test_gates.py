@@ -13,7 +13,7 @@ import pytest
 
 import vpanalysis as vp
 from vpanalysis.attribution._asking import Asker
-from vpanalysis.attribution._mixtures import between_tasks, mixtures_of, variation
+from vpanalysis.attribution._mixtures import MEAN, OTHER, PROMPT, between_tasks, mixtures_of, set_to, variation
 from vpanalysis.attribution.mixtures import GateMixtures, GateResult, clamped, gate_mixtures, gates
 from vpanalysis.attribution.paraphrases import ParaphraseResult, paraphrase, reworded
 from vpanalysis.attribution.sweeps import SweepResult, _points, gate_sweep
@@ -75,6 +75,26 @@ def test_numbers_of_a_setting_are_those_of_its_items(found: GateResult) -> None:
     here = found.items[(found.items["task"] == TASK) & (found.items["setting"] == "tower")]
     assert tasks.loc[(TASK, "tower", "accuracy"), "value"] == pytest.approx(here["accuracy"].mean())
     assert (tasks["q"].dropna() >= tasks["p_adjusted"].dropna() - 1e-12).all()
+
+
+def test_another_mixture_is_another_ones(bench: Benchmark) -> None:
+    items = list(bench)
+    tasks = np.array([item.task_name for item in items])
+    names = list(dict.fromkeys(tasks.tolist()))
+    # A mixture that says whose it is: every task its own stream, and a little that every prompt has of its own.
+    mixtures = np.full((len(items), 4), 0.05)
+    mixtures[np.arange(len(items)), [names.index(task) for task in tasks]] = 0.8
+    mixtures[:, 3] += np.linspace(0.05, 0.1, len(items))
+    mixtures /= mixtures.sum(axis=1, keepdims=True)
+    for seed in range(5):
+        made = set_to([OTHER, PROMPT, MEAN], mixtures, items, ["a", "b", "c", "d"], seed)
+        for task in names:
+            here = tasks == task
+            others = {int(row.argmax()) for row in made[OTHER][here]}
+            assert len(others) == 1 and others != {names.index(task)}
+            assert names.index(task) not in {int(row.argmax()) for row in made[PROMPT][here]}
+        np.testing.assert_allclose(made[MEAN], np.tile(mixtures.mean(axis=0), (len(items), 1)))
+        assert all(any(np.allclose(row, own) for own in mixtures) for row in made[PROMPT])
 
 
 def test_conditioning_is_own_minus_the_alternatives(found: GateResult) -> None:
