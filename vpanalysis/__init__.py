@@ -39,6 +39,7 @@ _EXPORTS = {
     "best_site": "vpanalysis.probes",
     "compare_probes": "vpanalysis.probes",
     "listen_vs_read": "vpanalysis.attribution",
+    "attribute": "vpanalysis.attribution",
     "gates": "vpanalysis.attribution",
     "paraphrase": "vpanalysis.attribution",
     "gate_contributions": "vpanalysis.attribution",
@@ -63,6 +64,7 @@ __all__ = [*sorted(_EXPORTS), "__version__"]
 if TYPE_CHECKING:
     from vpanalysis._results import load_result as load_result
     from vpanalysis.attribution import attention_mass as attention_mass
+    from vpanalysis.attribution import attribute as attribute
     from vpanalysis.attribution import fuse_layers as fuse_layers
     from vpanalysis.attribution import gate_contributions as gate_contributions
     from vpanalysis.attribution import gate_mixtures as gate_mixtures

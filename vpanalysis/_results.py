@@ -50,6 +50,7 @@ _KINDS: Mapping[str, str] = {
     "ParaphraseResult": "vpanalysis.attribution",
     "AttentionResult": "vpanalysis.attribution",
     "FusionResult": "vpanalysis.attribution",
+    "AttributionResult": "vpanalysis.attribution",
     "SteerResult": "vpanalysis.attribution",
     "NeuronResult": "vpanalysis.attribution",
     "LensResult": "vpanalysis.attribution",

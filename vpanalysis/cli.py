@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vpanalysis import __version__, _cli_calibrate, _cli_models, _cli_probes, _console
+from vpanalysis import __version__, _cli_attribution, _cli_calibrate, _cli_models, _cli_probes, _console
 from vpanalysis.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ def run(
 _cli_calibrate.register(app)
 _cli_models.register(app)
 _cli_probes.register(app)
+_cli_attribution.register(app)
 
 
 @app.command(

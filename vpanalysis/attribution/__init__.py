@@ -4,9 +4,12 @@ Probes say what could be decoded; here it is measured what was used. Every verb 
 nats of *margin* (the truth against what the words claim), and says how sure it is, with speakers and wordings as the
 unit.
 
-:func:`listen_vs_read` divides the margin between voice and words by a 2 x 2 experiment; :func:`gates` sets the
-mixer's weights to others; :func:`logit_lens` reads a Run's layers through the head;
-:func:`patch` puts one clip's states into another's forward.
+:func:`listen_vs_read` divides the margin between voice and words by a 2 x 2 experiment; :func:`text_controls` asks what
+the text alone would answer, and whether the words are inverted; :func:`attribute` maps the margin onto time, frequency
+and tokens; :func:`patch` puts one clip's states into another's forward; :func:`gates` and its companions set the
+mixer's weights to others; :func:`logit_lens` reads a Run's layers through the head and :func:`attention_mass` what the
+answer attends to; :func:`steer` and :func:`scale_neurons` push held-out items; :func:`fuse_layers` appends earlier
+layers.
 
 >>> import vpanalysis as vp                                              # doctest: +SKIP
 >>> vp.listen_vs_read("mini-pclm-dpo", "mini")                           # doctest: +SKIP
@@ -17,6 +20,7 @@ from vpanalysis.attribution.conditions import FAMILIES, Family, condition
 from vpanalysis.attribution.contributions import ContributionResult, gate_contributions
 from vpanalysis.attribution.factorial import ListenRead, listen_vs_read
 from vpanalysis.attribution.fusion import FusionResult, fuse_layers
+from vpanalysis.attribution.gradients import BASELINES, METHODS, AttributionResult, ConvergenceWarning, attribute
 from vpanalysis.attribution.lens import LensResult, logit_lens
 from vpanalysis.attribution.margins import margin, margins_of
 from vpanalysis.attribution.mixtures import GateMixtures, GateResult, clamped, gate_mixtures, gates
@@ -29,11 +33,15 @@ from vpanalysis.attribution.sweeps import SweepResult, gate_sweep
 from vpanalysis.attribution.textual import CONTROLS, TextControls, text_controls
 
 __all__ = [
+    "BASELINES",
     "CONTROLS",
     "FAMILIES",
+    "METHODS",
     "WORDINGS",
     "AttentionResult",
+    "AttributionResult",
     "ContributionResult",
+    "ConvergenceWarning",
     "Family",
     "FusionResult",
     "GateMixtures",
@@ -47,6 +55,7 @@ __all__ = [
     "SweepResult",
     "TextControls",
     "attention_mass",
+    "attribute",
     "clamped",
     "condition",
     "fuse_layers",

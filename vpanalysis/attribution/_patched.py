@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vpanalysis.attribution._hooks import Positions, overwritten, watched
+from vpanalysis.attribution._margin import margins_of_logits
 from vpanalysis.attribution._spans import aligned, token_spans
 from vpanalysis.attribution.margins import margin
 from vpanalysis.stats import FloatArray
@@ -160,7 +161,7 @@ class PairBatch:
         with torch.enable_grad():
             with watched(self.llm, sites, grad=True) as seen:
                 logits = self.llm._run(batch, None, 1)[:, -1].float()
-            total = self._differentiable(logits).sum()
+            total = margins_of_logits(self.llm, self.items, logits).sum()
             states = [seen[site][0] for site in sites]
             slopes = torch.autograd.grad(total, states, allow_unused=True)
         known = {site: (state.detach(), slope) for site, state, slope in zip(sites, states, slopes, strict=True)}
@@ -174,13 +175,3 @@ class PairBatch:
                 each = (gap * slope[at].float()).sum(dim=-1).double().cpu().numpy()
                 np.add.at(moved, owners.numpy(), each)
             yield cell, moved
-
-    def _differentiable(self, logits: Tensor) -> Tensor:
-        """Return the margins as a function of the logits: that of `margin`, in torch."""
-        out = []
-        for item, row in zip(self.items, logits, strict=True):
-            tokens = self.llm.letter_tokens(item.letters)
-            scores = torch.stack([torch.logsumexp(row[list(tokens[letter])], dim=0) for letter in item.letters])
-            against = scores[[item.choices.index(foil) for foil in item.foils]]
-            out.append(scores[item.choices.index(item.truth)] - torch.logsumexp(against, dim=0))
-        return torch.stack(out)

@@ -10,6 +10,7 @@ that its layer profile was planted.
 """
 
 from vpanalysis.plots.attention import attention_by_layer, attention_map
+from vpanalysis.plots.attributions import attribution_map, attribution_profile, faithfulness_curves
 from vpanalysis.plots.calibration import calibration_forest
 from vpanalysis.plots.differences import best_sites, learning_curves, probe_differences
 from vpanalysis.plots.fusion import fused_settings
@@ -41,12 +42,15 @@ __all__ = [
     "attention_by_layer",
     "attention_map",
     "attention_profile",
+    "attribution_map",
+    "attribution_profile",
     "best_sites",
     "calibration_forest",
     "control_settings",
     "direction_map",
     "dose_response",
     "erasure_curves",
+    "faithfulness_curves",
     "fused_settings",
     "gate_distances",
     "gate_grid",
