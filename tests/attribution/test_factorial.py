@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import pytest
 import torch
 
 import vpanalysis as vp
-from vpanalysis.attribution import FAMILIES, ListenRead, condition, listen_vs_read, two_player
+from vpanalysis.attribution import FAMILIES, ListenRead, condition, listen_vs_read, text_controls, two_player
 from vpanalysis.attribution._answers import turned_by
 from vpanalysis.attribution._asking import Asker
-from vpanalysis.attribution.factorial import _verdict
+from vpanalysis.attribution._verdicts import verdict_of
+from vpanalysis.benchmark.audio import ArrayAudio
 from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
 from vpanalysis.errors import RunError
@@ -179,8 +182,57 @@ def test_bad_questions_are_refused(bench: Benchmark) -> None:
         listen_vs_read("mini-base", bench, families="reversed", progress=False)  # a rise backwards is its foil
     with pytest.raises(RunError, match="orders=0"):
         listen_vs_read("mini-base", bench, orders=0, progress=False)
-    with pytest.raises(RunError, match="no item of"):
-        listen_vs_read("mini-base", bench, conditions=["neutral"], progress=False)
+    with pytest.raises(RunError, match=r"condition 'conflikt'; allowed: 'conflict' \(did you mean 'conflict'\?\)"):
+        listen_vs_read("mini-base", bench, conditions=["conflict", "conflikt"], progress=False)
+    with pytest.raises(RunError, match="no family"):
+        listen_vs_read("mini-base", bench, families=[], progress=False)
+    with pytest.raises(RunError, match="level=95"):
+        listen_vs_read("mini-base", bench, level=95, progress=False)
+
+
+def test_a_plain_twin_says_what_its_item_says() -> None:
+    whole = vp.load_benchmark("mini", tasks="pitch_comparison")
+    bench = whole.filter(lambda item: int(str(item.cell)[-4:]) < 6)
+    twins = condition(bench, "plain-voice-twin")
+    assert {item.condition for item in twins} == {f"{name}/plain-voice" for name in bench.conditions}
+    for item in twins:
+        assert item.said == bench[item.id].said and item.transcript == bench[item.id].transcript
+    found = listen_vs_read("mini-base", bench, families="twins", conditions="congruent", cache=None, progress=False)
+    row = found.table.set_index("task").loc["all"]
+    # Where the words tell the truth, a reader is pushed towards it by them.
+    assert row["verdict"] == "reads" and row["read_low"] > 0 and abs(row["listen"]) < 0.5
+
+
+def test_a_mapped_question_is_counted_from_its_own_zero() -> None:
+    whole = vp.load_benchmark("mini", tasks="speaker_identity_recognition")
+    bench = whole.filter(lambda item: item.condition == "conflict" and int(str(item.cell)[-4:]) < 16)
+    found = listen_vs_read("mini-pclm-dpo", bench, families="reversed", cache=None, progress=False)
+    model, voice = vp.load_model("mini-pclm-dpo"), condition(bench, "reversed")
+    empty = condition(voice, "silence")
+    assert any(item.foils != bench[item.id].foils for item in voice)
+    for item_id, value in found.items.set_index("id")["voice"].items():
+        pair = [Asker(model, [part[str(item_id)]], DEFAULT_PROMPT) for part in (voice, empty)]
+        heard, silent = (float(one.margins(one.ask())[0]) for one in pair)
+        assert value == pytest.approx(heard - silent, abs=2e-3)
+    assert len(found.items) >= 4
+
+
+def test_families_that_need_a_clip_are_told_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = vp.load_benchmark("mini", tasks="gender_prediction").select(conditions="conflict", limit=3)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "models")
+    built = importlib.import_module("builders").qwen2_audio()
+    llm = vp.AudioLLM(built.model, built.processor, name="tiny")
+    items = [replace(item, audio=ArrayAudio(item.audio.load()[:20_000])) for item in list(bench)[:3]]
+    few = Benchmark(items, name="short", source="test")
+    with pytest.raises(RunError, match="cannot ask 'tiny' without a clip"):
+        listen_vs_read(llm, few, families="unheard", cache=None, progress=False)
+    controls = text_controls(llm, few, controls=["question only", "wrong clip"], cache=None, progress=False)
+    assert controls.settings["not_asked"] == ["question only"]
+    assert "Could not be asked: question only" in repr(controls)
+    # A clip that this family cannot take is left out, not the end.
+    long = Benchmark([*items, replace(items[0], id="long", audio=ArrayAudio(np.zeros(16_000 * 40, np.float32)))],
+                     name="long", source="test")  # fmt: skip
+    assert len(Asker(llm, list(long), DEFAULT_PROMPT).items) == 3
 
 
 @pytest.mark.parametrize(
@@ -196,8 +248,16 @@ def test_bad_questions_are_refused(bench: Benchmark) -> None:
     ],
 )
 def test_the_verdict_is_what_the_intervals_say(listen: tuple[float, float], read: tuple[float, float], verdict: str):
-    row = {"listen_low": listen[0], "listen_high": listen[1], "read_low": read[0], "read_high": read[1]}
-    assert _verdict(row, True) == verdict
+    row = {"listen_low": listen[0], "listen_high": listen[1], "read_low": read[0], "read_high": read[1], "task": "all"}
+    assert verdict_of(row, True, {"conflict"}, 0.05) == verdict
     # A manipulated clip may have lost more than its words.
     other = {"inverts the words": "removing the words hurts", "the voice pulls away": "removing the voice helps"}
-    assert _verdict(row, False) == other.get(verdict, verdict)
+    assert verdict_of(row, False, {"conflict"}, 0.05) == other.get(verdict, verdict)
+    # Words that tell the truth push the other way.
+    turned = {**row, "read_low": -read[1], "read_high": -read[0]}
+    assert verdict_of(turned, True, {"congruent"}, 0.05) == verdict
+    assert verdict_of(row, True, {"conflict", "congruent"}, 0.05) == "mixed conditions"
+    # Of one task nothing is said that ten tasks bring about by chance.
+    one = {**row, "task": "a", "q_listen": 0.2, "q_read": 0.2}
+    assert verdict_of(one, True, {"conflict"}, 0.05) == (verdict if verdict == "too few groups" else "no effect")
+    assert verdict_of({**one, "q_listen": 0.01, "q_read": 0.01}, True, {"conflict"}, 0.05) == verdict

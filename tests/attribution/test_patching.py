@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vpanalysis.attribution._patched import Cell, PairBatch
 from vpanalysis.attribution._recovery import NOTHING, ONE_GROUP, recovered
 from vpanalysis.attribution._spans import aligned, token_spans
 from vpanalysis.attribution.patching import PatchResult, patch, twins
+from vpanalysis.benchmark.audio import ArrayAudio
 from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
 from vpanalysis.errors import RunError
@@ -320,3 +322,29 @@ def test_unknown_names_are_refused(listener: vp.AudioLLM, bench: Benchmark) -> N
     with pytest.raises(RunError, match="twin"):
         neutral = vp.load_benchmark("mini", tasks=TASKS, limit=6).filter(lambda item: item.condition == "neutral")
         twins(neutral, "voice")
+
+
+def test_padding_of_a_family_that_hears_silence_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, bench: Benchmark
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "models")
+    built = importlib.import_module("builders").voxtral()
+    llm = vp.AudioLLM(built.model, built.processor, name="tiny")
+
+    def cut(item: Item, samples: int) -> Item:
+        return replace(item, audio=ArrayAudio(item.audio.load()[:samples]))
+
+    pairs = [(cut(one, 21_000), cut(two, 20_000)) for one, two in twins(bench, "voice")[:2]]
+    cells = [Cell("tower", "audio"), Cell("text.embed", "audio")]
+    batch = _batch(llm, pairs, cells)
+    layout = batch.base_batch.layout
+    assert layout.kept_frames[0] > layout.frames[0]
+    for clip, own, other, frames in zip(batch._with_tower(), batch.base_clips, batch.source_clips, layout.frames,
+                                        strict=True):  # fmt: skip
+        new, old = clip.streams["tower"], own.streams["tower"]
+        assert torch.equal(new[sum(frames) :], old[sum(frames) :])
+        assert torch.equal(new[: sum(frames)][:50], other.streams["tower"][:50])
+    rows = batch._written(cells[1], batch.base_batch)[0]
+    assert [int((rows == row).sum()) for row in range(2)] == [sum(heard) for heard in layout.heard_tokens]
+    with pytest.raises(RunError, match="leave this site out"):
+        patch(llm, None, pairs=pairs, sites="projector", cache=None, first_order=False, progress=False)

@@ -14,6 +14,7 @@ import pytest
 import vpanalysis as vp
 from vpanalysis.attribution import CONTROLS, TextControls, text_controls
 from vpanalysis.attribution._asking import Asker
+from vpanalysis.attribution._verdicts import word_verdict
 from vpanalysis.attribution.textual import NEGATION, _controlled, _inversion
 from vpanalysis.benchmark.audio import NoAudio
 from vpanalysis.benchmark.items import Benchmark
@@ -50,7 +51,7 @@ def test_readers_listeners_and_inverters_are_told_apart(found: dict[str, TextCon
         effects[name] = (row["verdict"], row["n"])
     assert effects["mini-base"] == ("follows the words", 28)
     assert effects["mini-inverter"] == ("inverts the words", 28)
-    assert effects["mini-pclm-dpo"][0] == "words change nothing"
+    assert effects["mini-pclm-dpo"][0] == "no word effect found"
     assert [name for name, result in found.items() if result.inverts] == ["mini-inverter"]
     by_task = found["mini-inverter"].inversion
     by_task = by_task[(by_task["task"] != "all") & (by_task["control"] == "as asked")]
@@ -97,6 +98,9 @@ def test_each_control_takes_away_what_it_says(bench: Benchmark) -> None:
         assert all(isinstance(i.audio, NoAudio) and str(i.transcript) in i.question for i in made[name])
     assert all((NEGATION in i.question) == (name in ("transcript negation", "negated question"))
                for name, rows in made.items() for i in rows)  # fmt: skip
+    # A clip that is the item's own is no wrong one, whatever its name.
+    twice = [items[0], replace(items[0], id="again"), replace(items[0], id="third")]
+    assert not _controlled("wrong clip", twice, 0)
     mute = [replace(item, transcript=None) for item in items]
     assert not _controlled("transcript only", mute, 0) and len(_controlled("negated question", mute, 0)) == len(items)
 
@@ -114,6 +118,24 @@ def test_planted_word_effects_are_recovered() -> None:
     table = _inversion(pd.DataFrame(rows), ["as asked"], 0.95, 0)
     assert table["verdict"].tolist() == ["inverts the words"] * 2
     assert table["effect"].iloc[0] == pytest.approx(-1.5, abs=0.1)
+
+
+def test_transcripts_on_one_side_only_are_no_inversion_test(bench: Benchmark) -> None:
+    cells = bench.filter(lambda item: str(item.cell)[-4:] < "0004")
+    bare = Benchmark(
+        [replace(item, transcript=None) if item.condition == "conflict" else item for item in cells],
+        name="bare", source="test",
+    )  # fmt: skip
+    found = text_controls("mini-base", bare, controls=["transcript only"], cache=None, progress=False)
+    assert set(found.inversion["control"]) == {"as asked"}
+    assert set(found.table["setting"]) == {"as asked"}
+
+
+def test_a_negated_question_is_not_called_inverting() -> None:
+    row = {"task": "all", "low": -2.0, "high": -1.0, "q": float("nan")}
+    assert word_verdict({**row, "control": "as asked"}, 0.05) == "inverts the words"
+    assert word_verdict({**row, "control": "negated question"}, 0.05) == "turns with the negation, or inverts"
+    assert word_verdict({**row, "control": "as asked", "task": "a", "q": 0.2}, 0.05) == "no word effect found"
 
 
 def test_results_print_plot_and_keep_and_a_second_call_is_free(

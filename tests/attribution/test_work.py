@@ -76,6 +76,30 @@ def test_changed_weights_items_and_wordings_are_other_work(model: vp.AudioLLM, b
     assert identity(model, items, DEFAULT_PROMPT) == before
 
 
+def test_another_chat_form_config_or_hook_is_other_work(model: vp.AudioLLM, bench: Benchmark) -> None:
+    items = list(bench)
+    before = identity(model, items, DEFAULT_PROMPT)
+    kept = model.model.config.gate_text
+    try:
+        model.model.config.gate_text = "question_options"
+        other = vp.AudioLLM(model.model, model.processor, name="other")
+        assert identity(other, items, DEFAULT_PROMPT) != before
+    finally:
+        model.model.config.gate_text = kept
+    template = model.processor.chat_template
+    try:
+        model.processor.chat_template = template.replace("<|im_start|>", "<|im_start|>please ", 1)
+        assert identity(model, items, DEFAULT_PROMPT) != before
+    finally:
+        model.processor.chat_template = template
+    handle = model.module_of("mixed").register_forward_hook(lambda *_: None)
+    try:
+        assert identity(model, items, DEFAULT_PROMPT) != identity(model, items, DEFAULT_PROMPT)
+    finally:
+        handle.remove()
+    assert identity(model, items, DEFAULT_PROMPT) == before
+
+
 def test_patching_goes_on_where_it_was_killed(
     model: vp.AudioLLM, bench: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -118,6 +142,8 @@ def test_results_are_kept_in_a_run_of_the_same_model_and_found_there(
     assert row["kind"] == "PatchResult"
     pd.testing.assert_frame_equal(vp.load_result(row["path"]).table, found.table)
     other = vp.run("mini-base", bench, tmp_path / "base", reducers="none", progress=False)
+    # Another question has another folder.
+    assert vp.patch(model, bench, sites=["tower"], cache=None, progress=False).save(run) != place
     with pytest.raises(RunError, match="the result is of 'mini-pclm-dpo'"):
         found.save(other)
     with pytest.raises(RunError, match="name a folder"):

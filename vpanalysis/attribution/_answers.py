@@ -61,17 +61,16 @@ def answers_under(
     """
     from vpanalysis.runs import run
 
-    steps = [(name, turn, root / (name.replace("+", "-") + (f"-order{turn}" if turn else "")))
+    steps = [(name, turn, root / (name.replace("+", "-").replace(" ", "-") + (f"-order{turn}" if turn else "")))
              for name in made for turn in range(orders)]  # fmt: skip
     left = [(name, turn, place) for name, turn, place in steps if not _is_there(made[name], place)]
     if left and progress:
         # What a batch costs is told by the first one.
-        started = time.perf_counter()
-        count = len(Asker(llm, list(made["both"])[:batch_size], template, batch_size).ask())
+        seconds = _seconds_of_one(llm, made["both"], template, batch_size)
         batches = sum(-(-len(made[name]) // batch_size) for name, _, _ in left)
         say_cost(
             progress, f"listen_vs_read of {llm.name}, {len(made['both'])} items under {len(made)} conditions",
-            forwards=batches, seconds=batches * (time.perf_counter() - started) * batch_size / count,
+            forwards=batches, seconds=None if seconds is None else batches * seconds,
             done=f"{len(steps) - len(left)} of {len(steps)} runs are there",
         )  # fmt: skip
     tables: dict[str, list[pd.DataFrame]] = {}
@@ -84,6 +83,18 @@ def answers_under(
                    progress=False)  # fmt: skip
         tables.setdefault(name, []).append(done.predictions)
     return tables
+
+
+def _seconds_of_one(llm: AudioLLM, bench: Benchmark, template: PromptTemplate, batch_size: int) -> float | None:
+    """Return what encoding and asking a batch takes; None where no clip of the first batches can be used."""
+    for start in range(0, min(len(bench), 4 * batch_size), batch_size):
+        started = time.perf_counter()
+        try:
+            count = len(Asker(llm, list(bench)[start : start + batch_size], template, batch_size).ask())
+        except RunError:
+            continue
+        return (time.perf_counter() - started) * batch_size / count
+    return None
 
 
 def _is_there(bench: Benchmark, place: Path) -> bool:

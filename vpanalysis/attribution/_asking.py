@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from vpanalysis.attribution.margins import margin
 from vpanalysis.benchmark.audio import SAMPLE_RATE, NoAudio
-from vpanalysis.errors import AudioError, RunError
+from vpanalysis.errors import AudioError, ModelError, RunError
 from vpanalysis.stats import FloatArray
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from vpanalysis.models.facade import AudioLLM
     from vpanalysis.models.frontends import Wave
 
-__all__ = ["Asker", "no_clip"]
+__all__ = ["Asker", "asks_without_clips", "no_clip"]
 
 
 def no_clip(llm: AudioLLM) -> EncodedClip:
@@ -34,6 +35,29 @@ def no_clip(llm: AudioLLM) -> EncodedClip:
     silence = np.zeros(SAMPLE_RATE // 2, dtype=np.float32)
     (clip,) = llm.encode([silence])
     return EncodedClip({name: state[:0] for name, state in clip.streams.items()}, (0,))
+
+
+def asks_without_clips(llm: AudioLLM, item: Item, template: PromptTemplate) -> bool:
+    """Return whether the model can be asked without a clip; some families' own forward insists on one.
+
+    Parameters
+    ----------
+    llm : AudioLLM
+    item : Item
+        Any question.
+    template : PromptTemplate
+    """
+    if llm not in _ASKED:
+        try:
+            llm.forward(llm.prepare([item], None, template, encoded=[no_clip(llm)]))
+            _ASKED[llm] = True
+        except (IndexError, RuntimeError, TypeError, ValueError, ModelError):
+            _ASKED[llm] = False
+    return _ASKED[llm]
+
+
+_ASKED: WeakKeyDictionary[AudioLLM, bool] = WeakKeyDictionary()
+"""Models that were tried, so that a second call costs nothing."""
 
 
 def _on_cpu(clip: EncodedClip) -> EncodedClip:
@@ -75,7 +99,10 @@ class Asker:
         loaded: list[tuple[Item, Wave | None]] = []
         for item in items:
             try:
-                loaded.append((item, None if isinstance(item.audio, NoAudio) else item.audio.load()))
+                wave = None if isinstance(item.audio, NoAudio) else item.audio.load()
+                if wave is not None:
+                    llm.layout([wave])  # refuses what is too short or too long for this encoder
+                loaded.append((item, wave))
             except AudioError:
                 continue
         self.skipped = len(items) - len(loaded)

@@ -244,6 +244,10 @@ class Positions:
         values : Tensor, shape (position, width)
         items : Tensor, shape (position,)
         """
+        if any(call.ndim != 3 for call in states):
+            raise RunError("cannot patch here", found=f"states of shape {tuple(states[0].shape)}",
+                           allowed="(row, position, width), so that it is known whose they are",
+                           fix="leave this site out")  # fmt: skip
         by_row = [row for call in states for row in call]
         rows, columns, values, items = [], [], [], []
         for number, (mine, theirs, my_text, their_text) in enumerate(

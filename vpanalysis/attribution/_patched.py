@@ -18,14 +18,14 @@ from torch import Tensor
 
 from vpanalysis.attribution._hooks import Positions, overwritten, watched
 from vpanalysis.attribution._margin import margins_of_logits
-from vpanalysis.attribution._spans import aligned, token_spans
+from vpanalysis.attribution._spans import aligned, heard_only, token_spans
 from vpanalysis.attribution.margins import margin
 from vpanalysis.stats import FloatArray
 
 if TYPE_CHECKING:
     from vpanalysis.benchmark.items import Item
     from vpanalysis.benchmark.prompts import PromptTemplate
-    from vpanalysis.models.batch import Batch, EncodedClip
+    from vpanalysis.models.batch import Batch, EncodedClip, Layout
     from vpanalysis.models.facade import AudioLLM
 
 __all__ = ["Cell", "PairBatch"]
@@ -42,6 +42,12 @@ class Cell:
     def in_encoder(self) -> bool:
         """Whether everything behind it has to be encoded again."""
         return self.site.startswith("encoder")
+
+
+def _real(layout: Layout, number: int) -> Tensor:
+    """Return which of the frames that are handed on of a clip are the clip's, shape (frame,), bool."""
+    pairs = zip(layout.frames[number], layout.kept_frames[number], strict=True)
+    return torch.cat([torch.arange(kept) < valid for valid, kept in pairs])
 
 
 class PairBatch:
@@ -129,24 +135,31 @@ class PairBatch:
 
     def _with_tower(self) -> list[EncodedClip]:
         out = []
-        for mine, other in zip(self.base_clips, self.source_clips, strict=True):
+        for number, (mine, other) in enumerate(zip(self.base_clips, self.source_clips, strict=True)):
             state = mine.streams["tower"].clone()
-            heard = aligned(other.streams["tower"], len(state), self.align)
-            state[: len(heard)] = heard
+            where = torch.nonzero(_real(self.base_batch.layout, number)).flatten().to(state.device)
+            there = _real(self.source_batch.layout, number).to(state.device)
+            heard = aligned(other.streams["tower"][there], len(where), self.align)
+            state[where[: len(heard)]] = heard
             out.append(replace(mine, streams={**mine.streams, "tower": state}))
         return out
 
     def _written(self, cell: Cell, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         def places(which: Batch, spans: Mapping[str, Tensor]) -> Positions:
-            return Positions.of_site(cell.site, which.layout, spans[cell.span], spans["audio"])
+            audio = spans["audio"]
+            chosen = spans[cell.span] & (heard_only(which.layout, audio) | ~audio)
+            return Positions.of_site(cell.site, which.layout, chosen, audio)
 
         mine, theirs = places(batch, self._spans), places(self.source_batch, self._source_spans)
         states = self.source_states.get(cell.site)
         if states is None:
             # The tower as the encoder hands it on: one row a clip.
-            lengths = [(len(clip.streams["tower"]),) for clip in self.source_clips]
-            states = [clip.streams["tower"][None] for clip in self.source_clips]
-            theirs = Positions.of_windows(lengths)
+            layout = self.source_batch.layout
+            states = [
+                clip.streams["tower"][_real(layout, number).to(clip.streams["tower"].device)][None]
+                for number, clip in enumerate(self.source_clips)
+            ]
+            theirs = Positions.of_windows([(state.shape[1],) for state in states])
         return mine.written_from(theirs, states, self.align)
 
     def first_order(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, FloatArray]]:

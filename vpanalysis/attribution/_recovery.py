@@ -32,6 +32,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from vpanalysis import stats
+from vpanalysis.attribution.margins import clusters_by_name
 from vpanalysis.stats import FloatArray
 
 __all__ = ["ALL", "FIRST_ORDER", "TABLE", "Recovered", "first_order_table", "recovered", "recovery_table"]
@@ -137,9 +138,7 @@ def recovery_table(pairs: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     out = []
     for task, mine in _subsets(pairs):
         for (site, span), cell in mine.groupby(["site", "span"], sort=False):
-            clusters: dict[str, Any] = {
-                name: cell[name].astype(str).to_numpy() for name in ("speaker", "script") if cell[name].notna().all()
-            } or {"pair": cell["id"].to_numpy()}
+            clusters: Mapping[str, Any] = clusters_by_name(cell)
             moved = (cell["patched"] - cell["base"]).to_numpy(dtype=np.float64)
             whole = (cell["source"] - cell["base"]).to_numpy(dtype=np.float64)
             share = recovered(moved, whole, clusters, level=level)

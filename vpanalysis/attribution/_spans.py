@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vpanalysis.benchmark.prompts import PromptTemplate
-    from vpanalysis.models.batch import Batch
+    from vpanalysis.models.batch import Batch, Layout
     from vpanalysis.models.facade import AudioLLM
 
-__all__ = ["ALIGNMENTS", "SPANS", "aligned", "token_spans"]
+__all__ = ["ALIGNMENTS", "SPANS", "aligned", "heard_only", "token_spans"]
 
 SPANS = ("audio", "question", "options", "answer", "last", "all")
 """Names of sets of tokens; the first four divide a prompt."""
@@ -101,6 +101,30 @@ def token_spans(llm: AudioLLM, batch: Batch, template: PromptTemplate) -> dict[s
     last[:, -1] = True
     question = mask & ~audio & ~options & ~answer
     return {"audio": audio, "question": question, "options": options, "answer": answer, "last": last, "all": mask}
+
+
+def heard_only(layout: Layout, audio: Tensor) -> Tensor:
+    """Return which audio tokens stand for the clip, and not for the silence that some families hand on behind it.
+
+    Parameters
+    ----------
+    layout : Layout
+    audio : Tensor, shape (item, token), bool
+        All audio tokens.
+
+    Returns
+    -------
+    Tensor, shape (item, token), bool
+    """
+    import torch
+
+    if layout.heard is None or layout.tokens is None:
+        return audio
+    out = audio.clone()
+    for row, (tokens, heard) in enumerate(zip(layout.tokens, layout.heard, strict=True)):
+        real = torch.cat([torch.arange(count) < kept for count, kept in zip(tokens, heard, strict=True)])
+        out[row, torch.nonzero(audio[row]).flatten()[~real]] = False
+    return out
 
 
 def aligned(source: Tensor, frames: int, how: str) -> Tensor:

@@ -3,11 +3,12 @@
 Why it exists. A patching map over a real checkpoint takes hours. That must be known before; the work must survive being
 interrupted, and not be done twice because a notebook was restarted.
 
-The idea. Everything a number depends on (the model's weights and dtype, the items with their audio, the wording, the
-settings, and the package's own code) is hashed into the name of a folder under ``$VPANALYSIS_CACHE`` (or
-``~/.cache/vpanalysis``). The work is cut into *parts*, such as a batch of pairs; each is a parquet file, written whole
-or not at all. A part that is there is read, so that the same question is answered without the model. Deleting the
-folder is always safe, and damaged files count as missing.
+The idea. Everything a number depends on (the model's weights, config and dtype, the items with their audio, chat form
+and wording, the settings, the libraries, and the package's own code) is hashed into the name of a folder under
+``$VPANALYSIS_CACHE`` (or ``~/.cache/vpanalysis``). The work is cut into *parts*, such as a batch of pairs; each is a
+parquet file, written whole or not at all. A part that is there is read, so that the same question is answered without
+the model. Deleting the folder is always safe, and damaged files count as missing. A model with somebody's hooks on it
+is asked afresh every time.
 
 >>> import pandas as pd, tempfile
 >>> work = Work("demo", {"seed": 0}, tempfile.mkdtemp())
@@ -21,6 +22,7 @@ import hashlib
 import json
 import os
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from vpanalysis._manifest import code_version
+from vpanalysis._manifest import code_version, config_sha, versions
 from vpanalysis._space import human_bytes, say
 from vpanalysis.errors import AudioError
 
@@ -69,15 +71,30 @@ def identity(llm: AudioLLM, items: Sequence[Item], template: PromptTemplate) -> 
     dict
         JSON can hold it.
     """
-    from vpanalysis.models._weights import digest
+    from vpanalysis.models._weights import digest, digest_of
 
+    config = llm.model.config
     size = sum(p.numel() * p.element_size() for p in llm.model.parameters())
     weights = {n: digest(t) for n, t in llm._parts().items()} if size <= _RECHECKED else dict(llm.weights_sha)
+    # What the model is asked is more than the items: chat form, what the gate reads, and how both are cut into tokens.
+    asked = [llm.prompt(item, template) for item in items[:1]]
+    if llm.streams is not None:
+        asked += [llm.gate_text(item, template) for item in items[:1]]
+    libraries = versions()
     return {
         "weights": weights, "dtype": str(llm.dtype), "device": llm.device.type, "trim": llm.frontend.trim,
-        "attention": getattr(llm.model.config, "_attn_implementation", None), "template": template.sha,
-        "items": items_sha(items),
+        "attention": getattr(config, "_attn_implementation", None), "config": config_sha(config),
+        "features": digest_of(llm.feature_extractor.to_dict()), "asked": asked,
+        "tokens": [llm.tokenizer(text)["input_ids"] for text in asked], "template": template.sha,
+        "torch": libraries["torch"], "transformers": libraries["transformers"], "items": items_sha(items),
+        # Under somebody's hooks it is another model, and nobody can say which: never found again.
+        "hooks": uuid.uuid4().hex if _hooked(llm) else None,
     }  # fmt: skip
+
+
+def _hooked(llm: AudioLLM) -> bool:
+    """Return whether somebody's forward hooks are on the model."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in llm.model.modules())
 
 
 class Work:

@@ -162,25 +162,35 @@ def _question_only(item: Item) -> Item:
 
 
 def _twin(item: Item, wanted: str, have: Mapping[str, Item]) -> Item | None:
-    """Return the twin of an item under its id: the benchmark's own, else one that is rendered."""
+    """Return the twin of an item under its id: the benchmark's own, else one that is rendered.
+
+    A plain-voice twin has the item's own words, whatever they claim.
+    """
     if item.cell is None:
         return None
-    found = have.get(item.cell) or _rendered(item.cell, wanted)
+    own = have.get(item.cell)
+    if own is not None and wanted == "plain-voice" and (own.said, own.transcript) != (item.said, item.transcript):
+        own = None
+    found = own or _rendered(item, wanted)
     if found is None or set(found.choices) != set(item.choices):
         return None
     return replace(found, id=item.id, truth=item.truth, condition=f"{item.condition}/{wanted}", foils=item.foils)
 
 
-def _rendered(cell: str, wanted: str) -> Item | None:
+def _rendered(item: Item, wanted: str) -> Item | None:
     """Return the rendition of a cell of VoxParadox-mini; None for other cells, and where a task has no plain voice."""
     from vpanalysis.benchmark import mini
 
-    task, _, rest = cell.partition("/")
+    name = str(item.cell)
+    task, _, rest = name.partition("/")
     split = rest.rpartition("-")[0]
     try:
-        design = next((one for one in mini.cells(task, split) if one.name == cell), None)
+        design = next((one for one in mini.cells(task, split) if one.name == name), None)
         if design is None:
             return None
+        said = {"conflict": design.contradiction, "congruent": design.true_label, "neutral": None}
+        if wanted == "plain-voice":
+            return mini.render(design, words=said[item.condition], voice="plain")
         if wanted == "neutral-plain":
             return mini.render(design, words=None, voice="plain")
         return mini.render_condition(design, wanted)

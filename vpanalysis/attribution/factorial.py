@@ -38,11 +38,13 @@ import pandas as pd
 from vpanalysis import stats
 from vpanalysis._results import TableResult
 from vpanalysis.attribution._answers import answers_under, positions
+from vpanalysis.attribution._asking import asks_without_clips
+from vpanalysis.attribution._verdicts import ALL, verdict_of
 from vpanalysis.attribution._work import Work, identity
-from vpanalysis.attribution.conditions import FAMILIES, condition
+from vpanalysis.attribution.conditions import FAMILIES, Family, condition
 from vpanalysis.attribution.margins import clusters_by_name, margins_of
 from vpanalysis.attribution.shapley import share_interval, two_player
-from vpanalysis.benchmark.items import Benchmark
+from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
 from vpanalysis.errors import RunError
 
@@ -62,12 +64,9 @@ ITEMS = (
 _EFFECTS = ("listen", "read", "interaction")
 SUMMARY = (
     "family", "task", *(f"{name}{end}" for name in _EFFECTS for end in ("", "_low", "_high")), "share", "share_low",
-    "share_high", "p_listen", "q_listen", "verdict", "n", "n_asked", "n_groups", "group",
+    "share_high", "p_listen", "q_listen", "p_read", "q_read", "verdict", "n", "n_asked", "n_groups", "group",
 )  # fmt: skip
 """Columns of :attr:`ListenRead.table`."""
-
-ALL = "all"
-"""What stands for the task in rows over all tasks."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,7 +106,8 @@ class ListenRead(TableResult):
         count = self.items["family"].nunique()
         complete = self.items.groupby("id")["family"].transform("nunique") == count
         items = self.items[complete].reset_index(drop=True)
-        return replace(self, table=_summary(items, self.settings), items=items)
+        settings = {**self.settings, "common": True}
+        return replace(self, table=_summary(items, settings), items=items, settings=settings)
 
     def plot(self, ax: Axes | None = None, *, family: str | None = None) -> Axes:
         """Draw listening and reading per task with their intervals, of one family (default the first)."""
@@ -199,15 +199,24 @@ def listen_vs_read(
     """
     from vpanalysis.runs import _listed, _loaded
 
-    names = [families] if isinstance(families, str) else list(families)
+    names = [families] if isinstance(families, str) else list(dict.fromkeys(families))
+    if not names:
+        raise RunError("cannot attribute", found="no family", allowed=list(FAMILIES))
+    conditions = (conditions,) if isinstance(conditions, str) else tuple(dict.fromkeys(conditions))
     for name in names:
         if name not in FAMILIES:
             raise RunError("cannot attribute", found=f"family {name!r}", allowed=list(FAMILIES), word=name)
-    if orders < 1:
-        raise RunError("cannot attribute", found=f"orders={orders}", allowed="1 or more")
+    for title, value in (("orders", orders), ("batch_size", batch_size)):
+        if value < 1:
+            raise RunError("cannot attribute", found=f"{title}={value}", allowed="1 or more")
+    if not 0 < level < 1:
+        raise RunError("cannot attribute", found=f"level={level}", allowed="a share between 0 and 1")
     llm, bench = _loaded(model), _listed(benchmark)
     if not llm.answers:
         raise RunError(f"cannot attribute answers of {llm.name!r}", found="an encoder that answers nothing")
+    for title in conditions:
+        if title not in bench.conditions:
+            raise RunError("cannot attribute", found=f"condition {title!r}", allowed=bench.conditions, word=title)
     asked = [item for item in bench if item.condition in conditions and item.foils and item.truth not in item.foils]
     if not asked:
         raise RunError("cannot attribute", found=f"no item of {list(conditions)} with foils in {bench.name!r}",
@@ -219,14 +228,22 @@ def listen_vs_read(
     for name in names:
         family = FAMILIES[name]
         try:
-            made |= {part: _under(bench, base, part) for part in (family.voice, family.words, family.neither)}
+            if family.neither == "no-audio" and not asks_without_clips(llm, asked[0], template):
+                raise RunError(f"cannot ask {llm.name!r} without a clip", found="a family whose forward needs one",
+                               fix=f"leave the family {name!r} out")  # fmt: skip
+            parts = {part: _under(bench, base, part) for part in (family.voice, family.words, family.neither)}
+            # Where the voice alone is asked about in other options, what it is counted from has to be as well.
+            if any(_asked_otherwise(item, base[item.id]) for item in parts[family.voice]):
+                parts[_zero_of(family)] = _again(condition(parts[family.voice], family.neither))
+            made |= parts
         except RunError:
             # Without the other families there is nothing to show; beside them it is a family that was not measured.
             if name == names[-1] and not possible:
                 raise
             continue
         possible.append(name)
-    work = Work("listen-vs-read", {**identity(llm, asked, template), "rows": batch_size}, cache)
+    every = [item for part in made.values() for item in part]
+    work = Work("listen-vs-read", {**identity(llm, every, template), "rows": batch_size}, cache)
     with ExitStack() as stack:
         root = Path(out) if out is not None else work.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         tables = answers_under(llm, made, orders, root, template, batch_size, cache, progress)
@@ -234,9 +251,23 @@ def listen_vs_read(
     settings = {
         "model": llm.name, "benchmark": bench.name, "benchmark_sha": base.sha, "families": names, "orders": orders,
         "conditions": list(conditions), "level": level, "random_state": random_state, "weights": llm.weights_sha,
+        "batch_size": batch_size,
         "template": template.sha, "asked": {t: sum(i.task_name == t for i in asked) for t in base.tasks},
     }  # fmt: skip
     return ListenRead(_summary(items, settings), items, positions(tables, base, level), settings)
+
+
+def _zero_of(family: Family) -> str:
+    """Return the name of the condition that a mapped voice alone is counted from."""
+    return f"{family.neither} of {family.voice}"
+
+
+def _asked_otherwise(item: Item, own: Item) -> bool:
+    return (item.question, item.choices, set(item.foils)) != (own.question, own.choices, set(own.foils))
+
+
+def _again(bench: Benchmark) -> Benchmark:
+    return Benchmark(bench, name=f"{bench.name} again", source=bench.source, revision=bench.revision)
 
 
 def _under(bench: Benchmark, base: Benchmark, name: str) -> Benchmark:
@@ -262,13 +293,14 @@ def _of_family(base: Benchmark, name: str, tables: Mapping[str, Sequence[pd.Data
     truth = pd.Series({item.id: item.truth for item in base})
     voice = tables[family.voice][0]
     heard = pd.Series(voice["truth"].to_numpy(), index=voice["id"].astype(str))
-    zero = _margins(tables[family.neither], truth)
+    at_rest = tables[family.neither]
+    zero = _margins(at_rest, truth)
     values = pd.DataFrame(
         {
             "both": _margins(tables["both"], truth) - zero,
             "words": _margins(tables[family.words], truth) - zero,
             # Where the transform maps the truth, its own margin in `neither` is what it is counted from.
-            "voice": _margins(tables[family.voice], heard) - _margins(tables[family.neither], heard),
+            "voice": _margins(tables[family.voice], heard) - _margins(tables.get(_zero_of(family), at_rest), heard),
             "neither": zero - zero,
         }
     )
@@ -313,26 +345,16 @@ def _summary(items: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
                 random_state=seed,
             )  # fmt: skip
             row |= dict(zip(("share", "share_low", "share_high"), share, strict=True))
-            row["p_listen"] = stats.sign_flip_test(part["listen"].to_numpy(), clusters, random_state=seed).p
-            row["verdict"] = _verdict(row, FAMILIES[family].clean)
-    table = pd.DataFrame(out, columns=list(SUMMARY))
+            for name in ("listen", "read"):
+                row[f"p_{name}"] = stats.sign_flip_test(part[name].to_numpy(), clusters, random_state=seed).p
+            row["conditions"] = set(part["condition"])
+    table = pd.DataFrame(out, columns=[*SUMMARY, "conditions"])
     for _, part in table[table["task"] != ALL].groupby("family", sort=False):
-        table.loc[part.index, "q_listen"] = stats.benjamini_hochberg(part["p_listen"].to_numpy(dtype=np.float64))
-    return table
-
-
-def _verdict(row: Mapping[str, Any], clean: bool) -> str:
-    """Return in words what the intervals say; `clean` where nothing but words and voice differs."""
-    heard, said = ((row[f"{name}_low"], row[f"{name}_high"]) for name in ("listen", "read"))
-    if not (np.isfinite(heard).all() and np.isfinite(said).all()):
-        return "too few groups"
-    if said[0] > 0:
-        # Where a signal was manipulated, what it lost beside its words looks as if the words had helped.
-        return "inverts the words" if clean else "removing the words hurts"
-    if heard[0] <= 0 <= heard[1] and said[0] <= 0 <= said[1]:
-        return "no effect"
-    if heard[1] < 0:
-        return "the voice pulls away" if clean else "removing the voice helps"
-    if heard[0] > 0 and said[1] < 0:
-        return "listens and reads"
-    return "listens" if heard[0] > 0 else "reads"
+        for name in ("listen", "read"):
+            q = stats.benjamini_hochberg(part[f"p_{name}"].to_numpy(dtype=np.float64))
+            table.loc[part.index, f"q_{name}"] = q
+    table["verdict"] = [
+        one["verdict"] or verdict_of(one, FAMILIES[one["family"]].clean, one["conditions"], 1 - level)
+        for one in table.to_dict("records")
+    ]
+    return table[list(SUMMARY)]

@@ -98,7 +98,9 @@ def margins_of(run: Any, truth: pd.Series[Any] | None = None) -> pd.Series[float
 
 
 def clusters_by_name(rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
-    """Return the clusterings of items by speaker and by wording, where all are named; else every item by itself.
+    """Return the clusterings of items by speaker and by wording; one that nobody is named in is left out.
+
+    An item without a name is a cluster by itself. Where no item has a name, every item is.
 
     Parameters
     ----------
@@ -109,9 +111,11 @@ def clusters_by_name(rows: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
     -------
     dict of str to array, shape (row,), int64
     """
-    out = {
-        name: np.unique(rows[name].astype(str), return_inverse=True)[1].astype(np.int64)
-        for name in ("speaker", "script")
-        if rows[name].notna().all()
-    }
+    out = {}
+    for name in ("speaker", "script"):
+        named = rows[name].notna().to_numpy()
+        if named.any():
+            codes = np.arange(len(rows), dtype=np.int64)
+            codes[named] = len(rows) + np.unique(rows[name][named].astype(str), return_inverse=True)[1]
+            out[name] = np.unique(codes, return_inverse=True)[1].astype(np.int64)
     return out or {"item": np.arange(len(rows))}

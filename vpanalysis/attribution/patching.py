@@ -39,6 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ from tqdm.auto import tqdm
 from vpanalysis._results import TableResult
 from vpanalysis.attribution._recovery import ALL, first_order_table, recovery_table
 from vpanalysis.attribution._spans import ALIGNMENTS, SPANS
-from vpanalysis.attribution._work import Work, identity, say_cost
+from vpanalysis.attribution._work import Work, identity, items_sha, say_cost
 from vpanalysis.attribution.conditions import _twin
 from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
@@ -266,18 +267,20 @@ def patch(
             raise RunError("cannot patch", found=f"{name}={value!r}", allowed=allowed, word=value)
     cells = _cells(llm, sites, [spans] if isinstance(spans, str) else list(spans), heads)
     name, sha = "pairs", None
-    if isinstance(pairs, int):
+    if isinstance(pairs, (int, Integral)):
         if pairs < 1 or benchmark is None:
             raise RunError("cannot patch", found="no pairs", allowed="a benchmark and a number of pairs, or pairs")
         bench = _listed(benchmark)
         asked = [item for item in bench if item.condition == "conflict"]
-        few = {i.id for i in Benchmark(asked, name=bench.name, source=bench.source).select(limit=pairs)}
+        few = {i.id for i in Benchmark(asked, name=bench.name, source=bench.source).select(limit=int(pairs))}
         # Twins stay, so that those of the benchmark's own are found.
         kept = [item for item in bench if item.condition != "conflict" or item.id in few]
         chosen = twins(Benchmark(kept, name=bench.name, source=bench.source), swap)
         name, sha = bench.name, bench.sha
     else:
         chosen = [_asked_alike(clean, other) for clean, other in pairs]
+        if not chosen:
+            raise RunError("cannot patch", found="no pairs", allowed="pairs of a clean and a corrupted item")
     how: dict[str, Any] = {"direction": direction, "align": align, "first_order": first_order, "rows": batch_size}
     how["cells"] = [[cell.site, cell.span] for cell in cells]
     both = [item for pair in chosen for item in pair]
@@ -286,6 +289,7 @@ def patch(
     settings = {
         "model": llm.name, "benchmark": name, "benchmark_sha": sha, "swap": swap, "direction": direction,
         "align": align, "heads": heads, "level": level, "skipped": skipped, "weights": llm.weights_sha,
+        "places": how["cells"], "first_order": first_order, "batch_size": batch_size, "items_sha": items_sha(both),
         "template": template.sha,
     }  # fmt: skip
     return PatchResult(recovery_table(table, level=level), table, settings)
@@ -331,7 +335,7 @@ def _run(
     # Here, so that results are read and drawn without loading torch.
     from vpanalysis.attribution._patched import PairBatch
 
-    order = work.part("order", lambda: _order(chosen, direction))["pair"].tolist()
+    order = work.part("order", lambda: _order(llm, chosen, direction))["pair"].tolist()
     if not order:
         raise RunError(f"cannot patch {llm.name!r}", found=f"no usable clips among {len(chosen)} pairs")
     # Sites whose state is flat have no gradient that could be told apart by clip.
@@ -366,14 +370,15 @@ def _roles(pair: tuple[Item, Item], direction: str) -> tuple[Item, Item]:
     return (corrupted, clean) if direction == "denoise" else (clean, corrupted)
 
 
-def _order(chosen: Sequence[tuple[Item, Item]], direction: str) -> pd.DataFrame:
+def _order(llm: AudioLLM, chosen: Sequence[tuple[Item, Item]], direction: str) -> pd.DataFrame:
     """Return the usable pairs by the length of the clip that is patched, so that a batch has little padding."""
     lengths = []
     for number, pair in enumerate(chosen):
         base, source = _roles(pair, direction)
         try:
-            source.audio.load()
-            lengths.append((len(base.audio.load()), number))
+            waves = [base.audio.load(), source.audio.load()]
+            llm.layout(waves)  # refuses what is too short or too long for this encoder
+            lengths.append((len(waves[0]), number))
         except AudioError:
             continue
     return pd.DataFrame({"pair": [number for _, number in sorted(lengths)]}, dtype=np.int64)

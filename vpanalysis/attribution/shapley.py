@@ -17,7 +17,8 @@ An item counts only where all four conditions were measured: nothing is imputed.
 The *listening share* on conflict items, where words push away from the truth, is
 ``max(0, listen) / (max(0, listen) + max(0, -read))`` of the *means* over items. A mean of ratios would be ruled by
 items whose total is near zero. Its interval is a percentile bootstrap over whole clusters (Davison and Hinkley 1997,
-section 2.4 and 3.8).
+section 2.4 and 3.8). A percentile interval is too short where clusters are few, so both arms are
+stretched by ``t / z * sqrt(G / (G - 1))``, with the t quantile of G - 1 for G clusters, and end at 0 and 1.
 
 >>> parts = two_player(both=3.0, words=-2.0, voice=4.0, neither=0.0)
 >>> {name: float(value) for name, value in parts.items()}
@@ -26,12 +27,13 @@ section 2.4 and 3.8).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vpanalysis.stats import FloatArray
+from vpanalysis.stats import FloatArray, quantile
 
 __all__ = ["listening_share", "share_interval", "two_player"]
 
@@ -123,6 +125,9 @@ def share_interval(
         if np.isnan(drawn).mean() > 0.05 or np.isnan(share):
             continue
         low, high = (float(x) for x in np.nanquantile(drawn, [tail, 1.0 - tail]))
+        few = quantile(1.0 - tail, len(names) - 1) / quantile(1.0 - tail, math.inf)
+        few *= math.sqrt(len(names) / (len(names) - 1))
+        low, high = max(0.0, share - few * (share - low)), min(1.0, share + few * (high - share))
         if np.isnan(best[1]) or high - low > best[2] - best[1]:
             best = (share, min(low, share), max(high, share))
     return best

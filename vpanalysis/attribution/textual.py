@@ -16,8 +16,9 @@ The idea. The same questions are asked under controls, each of which takes one t
 The *inversion test* needs congruent twins, whose words say the truth. The *word effect* of a cell is half of what the
 margin of the truth gains when the words say the truth instead of the contradiction,
 ``(margin(congruent) - margin(conflict)) / 2``, in nats. Voice, options and foils are the same in both, so that nothing
-but the words can bring it about. Above 0 the words are followed, around 0 they do nothing, and below 0 they are
-inverted, which no listener and no reader does. Under a negated question a model that understands it turns the sign.
+but the words can bring it about. Above 0 the words are followed, below 0 they are inverted, which no listener and no
+reader does. Under a negated question a model that obeys it turns the sign, and is said to "turn with the negation".
+Of a single task something is said only where it holds after adjusting over the tasks (Benjamini and Hochberg 1995).
 
 What it cannot show: a model that was never trained on instructions of this form may ignore them, so that a word effect
 which does not turn is no proof that it could not be turned. Text and speech of the same words are not the same input.
@@ -43,8 +44,9 @@ from tqdm.auto import tqdm
 
 from vpanalysis import stats
 from vpanalysis._results import TableResult
-from vpanalysis.attribution._asking import Asker
-from vpanalysis.attribution._settings import MEASURES, compared
+from vpanalysis.attribution._asking import Asker, asks_without_clips
+from vpanalysis.attribution._settings import MEASURES, compared, held_bytes
+from vpanalysis.attribution._verdicts import ALL, word_verdict
 from vpanalysis.attribution._work import Work, identity, say_cost
 from vpanalysis.attribution.conditions import _twin, quoted
 from vpanalysis.attribution.margins import clusters_by_name
@@ -74,8 +76,6 @@ NEGATION = "Pick what the words do not claim."
 
 _BY_WORDS = (AS_ASKED, "negated question", "transcript only", "transcript negation")
 """Controls under which the words are there, so that they can be followed or inverted."""
-
-ALL = "all"
 
 
 @dataclass(frozen=True, repr=False)
@@ -138,7 +138,10 @@ class TextControls(TableResult):
         said = [f"{row.control}: {row.verdict} ({row.effect:+.2f} [{row.low:+.2f}, {row.high:+.2f}] nats)"
                 for row in whole.itertuples()]  # fmt: skip
         title = f"TextControls: {self.settings.get('model')} on {self.settings.get('benchmark')}, all tasks"
-        return shown.rename_axis(columns=None), title, "word effect " + "; ".join(said) if said else "no congruent twin"
+        note = "word effect " + "; ".join(said) if said else "no congruent twin"
+        missing = self.settings.get("not_asked")
+        note += f". Could not be asked: {', '.join(missing)}" if missing else ""
+        return shown.rename_axis(columns=None), title, note
 
 
 def text_controls(
@@ -205,6 +208,7 @@ def text_controls(
     settings = {
         "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "controls": chosen, "level": level,
         "random_state": random_state, "weights": llm.weights_sha, "template": template.sha, "negation": NEGATION,
+        "batch_size": batch_size, "not_asked": [name for name in chosen if name not in set(items["control"])],
     }  # fmt: skip
     table = _table(items, level, random_state)
     return TextControls(table, _inversion(items, chosen, level, random_state), items, settings)
@@ -219,7 +223,8 @@ def _controlled(name: str, items: Sequence[Item], seed: int) -> list[Item]:
         rng = np.random.default_rng(seed)
         return [replace(i, choices=tuple(i.choices[at] for at in _moved(rng, len(i.choices)))) for i in items]
     if name == "wrong clip":
-        return [replace(i, audio=items[other].audio) for i, other in zip(items, _others(items, seed), strict=True)]
+        pairs = zip(items, _others(items, seed), strict=True)
+        return [replace(item, audio=items[other].audio) for item, other in pairs if other is not None]
     change: Mapping[str, Callable[[Item], Item]] = {
         "question only": lambda i: replace(i, audio=NoAudio()),
         "transcript only": lambda i: replace(i, audio=NoAudio(), question=quoted(i)),
@@ -238,14 +243,18 @@ def _moved(rng: np.random.Generator, count: int) -> list[int]:
     return [int(at) for at in order]
 
 
-def _others(items: Sequence[Item], seed: int) -> list[int]:
-    """Return for every item another one of its task: of another speaker and wording where there is one."""
+def _others(items: Sequence[Item], seed: int) -> list[int | None]:
+    """Return for every item another one of its task, of another speaker and wording where there is one.
+
+    None where all clips of the task are the item's own.
+    """
     rng = np.random.default_rng(seed)
-    out = []
+    keys = [item.audio.key() for item in items]
+    out: list[int | None] = []
     for number, item in enumerate(items):
-        same = [at for at, one in enumerate(items) if one.task_name == item.task_name and at != number]
+        same = [at for at, one in enumerate(items) if one.task_name == item.task_name and keys[at] != keys[number]]
         far = [at for at in same if items[at].speaker != item.speaker and items[at].script != item.script]
-        out.append(int(rng.choice(far or same or [number])))
+        out.append(int(rng.choice(far or same)) if same else None)
     return out
 
 
@@ -262,21 +271,34 @@ def _asked_all(
             known = work.read(part)
             if known is None:
                 wanted = _controlled(name, items, seed)
-                if not said:
-                    started = time.perf_counter()
-                    count = len(Asker(llm, wanted[:batch_size], template, batch_size).ask())
-                    one = (time.perf_counter() - started) * batch_size / count
-                    forwards = left * -(-len(items) // batch_size)
-                    say_cost(progress, f"text_controls of {llm.name}, {len(items)} items", forwards=forwards,
-                             seconds=forwards * one, done=f"{len(steps) - left} of {len(steps)} are there")  # fmt: skip
-                    said = True
+                started = time.perf_counter()
+                asker = _opened(llm, wanted, template, batch_size, clips) if wanted else None
                 known = pd.DataFrame(columns=_COLUMNS)
-                if wanted:
-                    known = _answers(Asker(llm, wanted, template, batch_size, clips=clips), name, twin)
+                if asker is not None:
+                    if not said:
+                        asker.ask(range(min(batch_size, len(asker.items))))
+                        batches = -(-len(items) // batch_size)
+                        # The first control has encoded its clips by now, which most of the others share.
+                        one = (time.perf_counter() - started) / batches
+                        held = held_bytes(list(clips.values()))
+                        say_cost(progress, f"text_controls of {llm.name}, {len(items)} items", forwards=left * batches,
+                                 seconds=left * batches * one, held=held,
+                                 done=f"{len(steps) - left} of {len(steps)} are there")  # fmt: skip
+                        said = True
+                    known = _answers(asker, name, twin)
                 work.write(part, known)
                 bar.update()
             parts.append(known)
     return parts
+
+
+def _opened(
+    llm: AudioLLM, items: Sequence[Item], template: PromptTemplate, batch_size: int, clips: dict[str, EncodedClip]
+) -> Asker | None:
+    """Return the items ready to be asked; None where the model cannot be asked without a clip."""
+    if isinstance(items[0].audio, NoAudio) and not asks_without_clips(llm, items[0], template):
+        return None
+    return Asker(llm, items, template, batch_size, clips=clips)
 
 
 _COLUMNS = ["id", "task", "speaker", "script", "control", "twin", *MEASURES]
@@ -320,24 +342,22 @@ def _inversion(items: pd.DataFrame, chosen: Sequence[str], level: float, seed: i
         for name in chosen:
             mine = part[part["control"] == name]
             both = mine.pivot(index="id", columns="twin", values="margin").dropna()
-            if name not in _BY_WORDS or "congruent" not in both or not len(both):
+            if name not in _BY_WORDS or not {"congruent", "conflict"} <= set(both.columns) or not len(both):
                 continue
             effect = ((both["congruent"] - both["conflict"]) / 2).to_numpy(dtype=np.float64)
             who = mine.drop_duplicates("id").set_index("id").loc[both.index]
             clusters = clusters_by_name(who)
             found = stats.mean(effect, clusters, level=level)
             p = stats.sign_flip_test(effect, clusters, random_state=seed).p
-            verdict = "follows the words" if found.low > 0 else "words change nothing"
-            verdict = "inverts the words" if found.high < 0 else verdict
             out.append(
                 {
                     "task": task, "control": name, "effect": found.value, "low": found.low, "high": found.high, "p": p,
-                    "verdict": verdict if np.isfinite(found.low) else "too few groups", "n": found.n,
-                    "n_groups": found.n_groups,
+                    "n": found.n, "n_groups": found.n_groups,
                 }
             )  # fmt: skip
     columns = ["task", "control", "effect", "low", "high", "p", "q", "verdict", "n", "n_groups"]
     table = pd.DataFrame(out, columns=columns)
     for _, part in table[table["task"] != ALL].groupby("control", sort=False):
         table.loc[part.index, "q"] = stats.benjamini_hochberg(part["p"].to_numpy(dtype=np.float64))
+    table["verdict"] = [word_verdict(row, 1 - level) for row in table.to_dict("records")]
     return table
