@@ -49,7 +49,8 @@ def asks_without_clips(llm: AudioLLM, item: Item, template: PromptTemplate) -> b
     """
     if llm not in _ASKED:
         try:
-            llm.forward(llm.prepare([item], None, template, encoded=[no_clip(llm)]))
+            # Two rows: what is made for one clip too many may pass for one by broadcasting.
+            llm.forward(llm.prepare([item, item], None, template, encoded=[no_clip(llm)] * 2))
             _ASKED[llm] = True
         except (IndexError, RuntimeError, TypeError, ValueError, ModelError):
             _ASKED[llm] = False
