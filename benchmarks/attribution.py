@@ -75,20 +75,19 @@ def plain_captum(llm: Any, item: Any, site: str, steps: int, rows: int) -> np.nd
 
 def ours(llm: Any, bench: vp.Benchmark, site: str, steps: int, rows: int) -> Any:
     return attribute(llm, bench, site=site, method="integrated_gradients", baseline="silence", limit=None,
-                        n_steps=steps, internal_batch_size=rows, faithfulness=False, cache=None,
-                        progress=False)  # fmt: skip
+                     conditions=bench.conditions, n_steps=steps, internal_batch_size=rows, faithfulness=False,
+                     cache=None, progress=False)  # fmt: skip
 
 
-def gradients(options: argparse.Namespace) -> tuple[list[str], dict[str, Any], bool]:
-    lines: list[str] = []
+def gradients(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     facts: dict[str, Any] = {}
     for title, (bench, load) in models(options).items():
         as_made, trimmed = load(False), load(True)
         for site in options.site:
             said, found = one_site(options, title, bench, as_made, trimmed, site)
-            lines += said
+            print("\n".join(said), flush=True)
             facts[f"{title} {site}"] = found
-    return lines, facts, all(fact["worst"] <= TOLERANCE for fact in facts.values())
+    return facts, all(fact["worst"] <= TOLERANCE for fact in facts.values())
 
 
 def one_site(
@@ -129,7 +128,7 @@ def models(options: argparse.Namespace) -> dict[str, tuple[vp.Benchmark, Callabl
         size = Size(options.encoder_layers, options.encoder_width, options.text_layers, options.text_width)
         pair = random_model(size, mixer=True)
         waves = speak([4.0] * options.items)
-        asked = benchmark_of(waves, name="clips").filter(lambda item: bool(item.foils))
+        asked = benchmark_of(waves, name="clips").filter(lambda i: bool(i.foils) and i.truth not in i.foils)
         title = f"random AF3 ({size.encoder_layers} x {size.encoder_width} encoder, {size.text_layers} x "
         title += f"{size.text_width} text)"
         out[title] = (asked, lambda trim: vp.load_model(pair, trim=trim, name="random"))
@@ -309,10 +308,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     # Maps that miss their sum at so many steps are as costly as others.
     warnings.simplefilter("ignore", ConvergenceWarning)
-    lines = [headline(__file__, list(sys.argv[1:] if arguments is None else arguments), options.device)]
-    first, one, right = gradients(options)
-    second, two, same = patches(options)
-    report([*lines, *first, *second], {"gradients": one, "patches": two, "right": right and same}, options.json)
+    print(headline(__file__, list(sys.argv[1:] if arguments is None else arguments), options.device), flush=True)
+    one, right = gradients(options)
+    lines, two, same = patches(options)
+    report(lines, {"gradients": one, "patches": two, "right": right and same}, options.json)
     return 0 if right and same else 1
 
 

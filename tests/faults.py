@@ -768,8 +768,8 @@ _ATTRIBUTING = (
     Fault(
         "inversion-by-hand",
         "vpanalysis/attribution/factorial.py",
-        '"voice": _margins(tables[family.voice], heard) - _margins(tables[family.neither], heard),',
-        '"voice": _margins(tables[family.voice], heard) - zero + zero,',
+        '"voice": _margins(tables[family.voice], heard) - _margins(tables.get(_zero_of(family), at_rest), heard),',
+        '"voice": _margins(tables[family.voice], heard),',
         "a model's liking for an option counts as hearing it",
         ("tests/attribution/test_factorial.py", "tests/attribution/test_known_truth.py"),
     ),
@@ -784,8 +784,8 @@ _ATTRIBUTING = (
     Fault(
         "own-clip-as-the-wrong-one",
         "vpanalysis/attribution/textual.py",
-        "same = [at for at, one in enumerate(items) if one.task_name == item.task_name and at != number]",
-        "same = [number]",
+        "if one.task_name == item.task_name and keys[at] != keys[number]]",
+        "if one.task_name == item.task_name and at == number]",
         "the wrong clip is the right one",
         ("tests/attribution/test_textual.py::test_each_control_takes_away_what_it_says",),
     ),

@@ -20,7 +20,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 @pytest.fixture(scope="module")
 def scripts() -> Any:
     """The scripts as modules, imported as they import each other."""
-    names = ("_shared", "_contenders", "capture", "evaluation", "full_model")
+    names = ("_shared", "_contenders", "attribution", "capture", "evaluation", "full_model")
     threads = torch.get_num_threads()
     sys.path.insert(0, str(FOLDER))
     try:
@@ -215,3 +215,19 @@ def test_every_line_of_it_runs_in_miniature(scripts, tmp_path, capsys):
     assert alone["sites"] == 7 and 0 < alone["valid_share"] <= 1
     assert set(facts["runs"]) == {"run, answers only", "run, mean of all layers", "run, all sites by default"}
     assert not list((tmp_path / "load").iterdir())
+
+
+# Attribution ----------------------------------------------------------------------------------------------------------
+
+
+def test_attribution_equals_plain_captum_and_raw_hooks(scripts, tmp_path, capsys):
+    code, facts = run(scripts["attribution"], tmp_path, "--quick", "--steps", "3")
+    printed = capsys.readouterr().out
+    assert code == 0 and facts["right"]
+    assert len(facts["gradients"]) == 2
+    assert all(0 <= found["worst"] < 1e-4 for found in facts["gradients"].values())
+    patches = facts["patches"]
+    assert patches["worst"]["ours"] < 1e-4 and patches["reach"]["ours"] == patches["reach"]["raw hooks, whole model"]
+    for name in ("nnsight", "TransformerLens"):
+        assert name in patches["reach"] or patches["reasons"][name]
+        assert name in printed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +19,12 @@ from vpanalysis.attribution.mixtures import clamped
 from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
 from vpanalysis.errors import RunError
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +84,19 @@ def test_a_clamped_gate_gives_one_stream_everything(model: vp.AudioLLM, bench: B
     shares = one.table[(one.table["quantity"] == "share") & (one.table["task"] == "all")].set_index("stream")["value"]
     assert shares["encoder[2]"] == pytest.approx(1)
     assert shares["tower"] == pytest.approx(0)
+
+
+def test_one_item_has_no_interval(model: vp.AudioLLM, bench: Benchmark) -> None:
+    one = gate_contributions(model, bench[:1], conditions="conflict", cache=False, progress=False)
+    assert one.settings["conditions"] == ["conflict"]
+    assert "nan" not in repr(one)
+    assert not any("nan" in text.get_text() for text in one.plot().texts)
+    two = gate_contributions(model, bench[:2], level=0.8, cache=False, progress=False)
+    assert " ±" in two.plot().texts[0].get_text()
+    assert "80 %" in two.plot().get_xlabel()
+    for numbers in ({"level": 0.0}, {"batch_size": 0}):
+        with pytest.raises(RunError, match=r"found (level|batch_size)="):
+            gate_contributions(model, bench, progress=False, **numbers)  # type: ignore[arg-type]
 
 
 def test_contributions_are_kept_and_drawn(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,14 +17,20 @@ import torch
 
 import vpanalysis as vp
 from vpanalysis.attribution._asking import Asker
-from vpanalysis.attribution._fused import Chunk
+from vpanalysis.attribution._fused import Chunk, _laid, _nearest
 from vpanalysis.attribution.fusion import FusionResult, fuse_layers
-from vpanalysis.benchmark.audio import ArrayAudio
-from vpanalysis.benchmark.items import Benchmark
+from vpanalysis.benchmark.audio import ArrayAudio, FileAudio
+from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
 from vpanalysis.errors import RunError
 
 PAIR = ("encoder[1]", "encoder[3]")
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +132,102 @@ def test_prompts_hold_the_layers_behind_the_last_audio_token(model: vp.AudioLLM,
 
 
 def test_nobody_is_his_own_donor(model: vp.AudioLLM, bench: Benchmark) -> None:
+    # The same sound under another id, and in a file of other bytes, is the same clip.
+    few = list(bench)[:3]
+    again = [replace(item, id=f"again {item.id}", audio=ArrayAudio(item.audio.load())) for item in few]
+    for seed in range(5):
+        chunk = Chunk(model, [*few, *again], [], DEFAULT_PROMPT, ["tower"], 4, "own", seed)
+        assert len(chunk.donors) == len(chunk.items) == 6
+        for clip, donor in zip(chunk.encoded, chunk.donors, strict=True):
+            mine, other = clip.streams["tower"], donor.streams["tower"]
+            assert mine.shape != other.shape or not torch.allclose(mine, other, atol=1e-3)
+
+
+def test_a_donor_is_of_the_nearest_length(model: vp.AudioLLM, bench: Benchmark) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        assert _nearest(["a", "b", "c"], [10, 30, 14], rng) == [2, 2, 0]
+        # Its own content is no donor, though it is as long.
+        assert _nearest(["a", "a", "b"], [10, 10, 50], rng)[:2] == [2, 2]
+    assert {_nearest(["a", "b", "c"], [10, 12, 8], rng)[0] for _ in range(20)} == {1, 2}
     chunk = Chunk(model, list(bench), [], DEFAULT_PROMPT, ["tower"], 4, "own", 3)
-    assert all(mine is not other for mine, other in zip(chunk.encoded, chunk.donors, strict=True))
-    assert {id(clip) for clip in chunk.donors} == {id(clip) for clip in chunk.encoded}
-    alone = Chunk(model, [bench[0]], list(bench), DEFAULT_PROMPT, ["tower"], 4, "own", 3)
-    assert alone.donors[0].samples == len(bench[1].audio.load())
+    lengths = [len(clip.streams["tower"]) for clip in chunk.encoded]
+    for k, donor in enumerate(chunk.donors):
+        least = min(abs(other - lengths[k]) for j, other in enumerate(lengths) if j != k)
+        assert abs(len(donor.streams["tower"]) - lengths[k]) == least
+
+
+def test_donors_frames_go_in_as_they_are(model: vp.AudioLLM, bench: Benchmark) -> None:
+    frames = torch.tensor([[0.0], [1.0], [2.0]])
+    assert _laid(frames, 2).flatten().tolist() == [0, 1]
+    assert _laid(frames, 7).flatten().tolist() == [0, 1, 2, 0, 1, 2, 0]
+    item = bench[0]
+    short = replace(bench[1], audio=ArrayAudio(bench[1].audio.load()[:20_000]))
+    chunk = Chunk(model, [item, short], [], DEFAULT_PROMPT, ["encoder[1]", "tower"], 2, "own", 0)
+    chunk.unfused()
+    with model.capturing(["text.embed"]) as seen:
+        chunk._fused(0, ("encoder[1]",), {"encoder[1]": 1.0}, "follow", "other clip")
+    for row in range(2):
+        ids, mask = chunk._usual[0].batch.inputs["input_ids"][row], chunk._usual[0].batch.inputs["attention_mask"][row]
+        audio = (ids[mask.bool()] == model._audio_token_id).nonzero().flatten()
+        count, behind = len(audio), int(mask.sum()) - int(audio[-1]) - 1
+        added = seen["text.embed"][0][row][-(behind + count) :][:count]
+        donor: Any = model.module_of("projector")(chunk.encoded[1 - row].streams["encoder[1]"][None])[0]
+        which = torch.arange(count) % len(donor)
+        torch.testing.assert_close(added, donor[which])
+
+
+def _broken(item: Item) -> Item:
+    return replace(item, id=f"broken {item.id}", audio=FileAudio(Path("/nowhere.wav")))
+
+
+def test_a_lone_item_finds_the_first_donor_that_can_be_used(model: vp.AudioLLM, bench: Benchmark) -> None:
+    item, other = bench[0], bench[1]
+    short = replace(other, id="short", audio=ArrayAudio(np.zeros(3, "float32")))
+    spare = [_broken(item), item, replace(item, id="same clip"), short, other]
+    alone = Chunk(model, [item], spare, DEFAULT_PROMPT, ["tower"], 4, "own", 3)
+    assert alone.donors[0].samples == len(other.audio.load())
+    # Of two that can be used the nearer one in length.
+    long = replace(other, id="long", audio=ArrayAudio(np.tile(other.audio.load(), 3)))
+    assert Chunk(model, [item], [long, *spare], DEFAULT_PROMPT, ["tower"], 4, "own", 3).donors[0].samples == len(
+        other.audio.load()
+    )
+
+
+def test_items_without_another_clip_are_left_out_of_the_control_and_counted(
+    model: vp.AudioLLM, bench: Benchmark, tmp_path: Path
+) -> None:
+    item = bench[0]
+    for items, usable in (([_broken(item), item], 1), ([item, replace(item, id="asked again")], 2)):
+        found = fuse_layers(model, Benchmark(items, name="one clip", source="test"), layers=["tower"], weights=[1],
+                            cache=tmp_path, progress=False)  # fmt: skip
+        assert found.settings["without_control"] == usable
+        assert set(found.table["setting"]) == {"unfused", "tower x 1"}
+        assert (found.table["n"] == usable).all()
+        assert found.specific.empty
+        assert f"want of another clip: {usable}" in repr(found)
+        assert len(found.plot().get_yticks()) == 1
+    known = fuse_layers(model, bench[:3], layers=["tower"], weights=[1], cache=False, progress=False)
+    assert known.settings["without_control"] == 0
+    assert set(known.items.groupby("setting")["id"].nunique()) == {3}
+
+
+def test_clips_that_do_not_fit_the_model_are_left_out_and_counted(model: vp.AudioLLM, bench: Benchmark) -> None:
+    short = replace(bench[0], id="short", audio=ArrayAudio(np.zeros(3, "float32")))
+    mixed = Benchmark([short, *list(bench)[:2]], name="mixed", source="test")
+    found = fuse_layers(model, mixed, layers=["tower"], weights=[1], cache=False, progress=False)
+    assert found.settings["skipped"] == 1
+    assert "short" not in set(found.items["id"])
+
+
+def test_settings_tell_fusions_apart(found: FusionResult, model: vp.AudioLLM, bench: Benchmark) -> None:
+    assert found.settings["layers"][0] == list(PAIR)
+    assert found.settings["attention_weights"][2] == {PAIR[0]: 10.0, PAIR[1]: 1.0}
+    close = fuse_layers(model, bench[:2], layers=["tower", "tower"], weights=[1, 1.00000001], control=False,
+                        conditions="conflict", random_state=None, cache=False, progress=False)  # fmt: skip
+    assert close.settings["fusions"] == ["tower x 1", "tower x 1.00000001"]
+    assert close.settings["conditions"] == ["conflict"]
+    assert isinstance(close.settings["random_state"], int)
 
 
 def test_what_a_fusion_has_over_its_control_is_paired(found: FusionResult) -> None:
@@ -168,6 +267,8 @@ def test_fusions_of_something_else_are_refused(model: vp.AudioLLM, bench: Benchm
         ({"layers": ["encoder[9]"]}, "encoder"), ({"layers": [()]}, "named once"), ({"weights": [-1]}, "from 0 on"),
         ({"weights": [math.inf]}, "from 0 on"), ({"weights": [{"tower": 1}]}, "weights of"),
         ({"positions": "folow"}, "follow"), ({"projector": "owm"}, "own"), ({"conditions": ["x"]}, "no item of"),
+        ({"layers": []}, "no layers"), ({"weights": []}, "no weights"), ({"level": 95}, "level=95"),
+        ({"batch_size": 0}, "batch_size=0"),
     ):  # fmt: skip
         with pytest.raises(RunError, match=match):
             fuse_layers(model, bench, progress=False, **asked)  # type: ignore[arg-type]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,13 +18,19 @@ from vpanalysis.attribution._mixtures import MEAN, OTHER, PROMPT, between_tasks,
 from vpanalysis.attribution.mixtures import GateMixtures, GateResult, clamped, gate_mixtures, gates
 from vpanalysis.attribution.paraphrases import ParaphraseResult, paraphrase, reworded
 from vpanalysis.attribution.sweeps import SweepResult, _points, gate_sweep
-from vpanalysis.benchmark.audio import FileAudio
+from vpanalysis.benchmark.audio import ArrayAudio, FileAudio
 from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
-from vpanalysis.errors import RunError
+from vpanalysis.errors import AudioError, RunError
 from vpanalysis.stats import FloatArray
 
 TASK = "intonation_perception"
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +168,124 @@ def test_clips_that_cannot_be_used_are_left_out_and_counted(model: vp.AudioLLM, 
         gates(model, Benchmark(broken, name="broken", source="test"), cache=False, progress=False)
 
 
+def test_clips_too_short_for_the_model_are_left_out_too(model: vp.AudioLLM, bench: Benchmark) -> None:
+    short = replace(bench[0], id="short", audio=ArrayAudio(np.zeros(3, "float32")))
+    mixed = Benchmark([short, *list(bench)[:2]], name="mixed", source="test")
+    one = gates(model, mixed, settings=["mean"], cache=False, progress=False)
+    two = paraphrase(model, mixed, wordings={"reworded": reworded}, cache=False, progress=False)
+    for found in (one, two):
+        assert found.settings["skipped"] == 1
+        assert "short" not in set(found.items["id"])
+
+
+def test_another_model_that_answers_nothing_is_said_to(
+    model: vp.AudioLLM, bench: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = vp.load_model("mini-static")
+    other.answers = False
+    with pytest.raises(RunError, match="answers nothing"):
+        gates(model, bench[:2], settings=["mean"], against=other, cache=False, progress=False)
+
+    def refuse(*_args: Any, **_kwargs: Any) -> Any:
+        raise RunError("cannot ask", found="something else")
+
+    # Only a chunk without a usable clip is passed over; what else goes wrong is not about clips.
+    monkeypatch.setattr(Asker, "__init__", refuse)
+    with pytest.raises(RunError, match="something else"):
+        gates(model, bench[:2], settings=["mean"], cache=False, progress=False)
+
+
+def test_what_another_model_hears_is_not_what_this_one_heard(
+    model: vp.AudioLLM, bench: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = vp.AudioLLM.layout
+
+    def picky(self: vp.AudioLLM, waves: Any) -> Any:
+        if self is model and any(len(wave) == 20_000 for wave in waves):
+            raise AudioError("cannot use clip 0 of the batch")
+        return layout(self, waves)
+
+    monkeypatch.setattr(vp.AudioLLM, "layout", picky)
+    cut = replace(bench[0], id="cut", audio=ArrayAudio(bench[0].audio.load()[:20_000]))
+    mixed = Benchmark([cut, *list(bench)[1:3]], name="mixed", source="test")
+    found = gates(model, mixed, settings=["mean"], against="mini-static", cache=False, progress=False)
+    assert found.settings["skipped"] == 1
+    assert set(found.table["n"]) == {2}
+
+
+def test_names_count_once_and_one_name_may_stand_alone(found: GateResult, model: vp.AudioLLM, bench: Benchmark) -> None:
+    few = bench[:2]
+    asked: dict[str, Any] = {"cache": False, "progress": False}
+    twice = gates(model, few, settings=["mean", "own", "mean"], conditions=["conflict", "conflict"], **asked)
+    once = gates(model, few, settings="mean", conditions="conflict", **asked)
+    pd.testing.assert_frame_equal(once.table, twice.table)
+    assert once.settings["settings"] == twice.settings["settings"] == ["mean"]
+    assert once.settings["conditions"] == twice.settings["conditions"] == ["conflict"]
+    own = gates(model, few, settings=[], **asked)
+    assert set(own.table["setting"]) == {"own"}
+    assert len(own.plot().get_yticks()) == 1
+    assert "nan" not in repr(gates(model, bench[:1], settings="mean", **asked))
+
+
+def test_conditions_that_do_not_occur_are_refused_also_beside_others(
+    run: vp.Run, model: vp.AudioLLM, bench: Benchmark
+) -> None:
+    both = ["conflict", "conflct"]
+    calls: list[Callable[..., Any]] = [gates, gate_sweep, paraphrase]
+    for call in calls:
+        with pytest.raises(RunError, match=r"'conflct'.*did you mean 'conflict'"):
+            call(model, bench, conditions=both, progress=False)
+        with pytest.raises(RunError, match="no conditions"):
+            call(model, bench, conditions=[], progress=False)
+    with pytest.raises(RunError, match="did you mean 'conflict'"):
+        gate_mixtures(run, conditions=both)
+    assert gate_mixtures(run, conditions="conflict").settings["conditions"] == ["conflict"]
+
+
+def test_numbers_out_of_range_are_refused(run: vp.Run, model: vp.AudioLLM, bench: Benchmark) -> None:
+    calls: list[Callable[..., Any]] = [gates, gate_sweep, paraphrase]
+    for call in calls:
+        for numbers in ({"level": 0.0}, {"level": 1.0}, {"level": 95}, {"level": float("nan")}, {"batch_size": 0}):
+            with pytest.raises(RunError, match=r"found (level|batch_size)="):
+                call(model, bench, progress=False, **numbers)
+    for asked in ({"level": 95}, {"draws": 0}):
+        with pytest.raises(RunError, match=r"found (level|draws)="):
+            gate_mixtures(run, **asked)  # type: ignore[arg-type]
+
+
+def test_a_seed_that_is_drawn_is_told_and_not_taken_from_what_is_kept(
+    run: vp.Run, model: vp.AudioLLM, bench: Benchmark, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"settings": ["other prompt"], "cache": tmp_path, "progress": False}
+    one, two = (gates(model, bench, random_state=None, **asked) for _ in range(2))
+    assert one.settings["random_state"] != two.settings["random_state"]
+    assert not one.items["margin"].equals(two.items["margin"])
+    again = gates(model, bench, random_state=one.settings["random_state"], **asked)
+    pd.testing.assert_frame_equal(again.table, one.table)
+    assert isinstance(gate_mixtures(run, random_state=None).settings["random_state"], int)
+
+
+def test_results_of_unlike_settings_have_unlike_places_in_a_run(
+    run: vp.Run, model: vp.AudioLLM, bench: Benchmark
+) -> None:
+    asked: dict[str, Any] = {"cache": False, "progress": False}
+    few = bench[:2]
+    places = {
+        gates(model, few, settings=["mean"], **asked).save(run),
+        gates(model, few, settings=["uniform"], **asked).save(run),
+        gates(model, few, settings=["mean"], batch_size=1, **asked).save(run),
+        gate_sweep(model, few, steps=2, **asked).save(run),
+        gate_sweep(model, few, steps=2, rest="own", **asked).save(run),
+        gate_sweep(model, few, steps=2, total=1.0, **asked).save(run),
+        gate_sweep(model, few, steps=3, **asked).save(run),
+        gate_sweep(model, few, steps=2, kind="grid", **asked).save(run),
+        gate_sweep(model, few, steps=2, streams=["encoder[1]", "tower"], **asked).save(run),
+        paraphrase(model, few, wordings={"a": "listen . {question}"}, **asked).save(run),
+        paraphrase(model, few, wordings={"a": "{question} listen ."}, **asked).save(run),
+    }
+    assert len(places) == 11
+
+
 def test_mixtures_are_the_runs_and_need_no_model(
     found: GateResult, run: vp.Run, bench: Benchmark, tmp_path: Path
 ) -> None:
@@ -188,6 +313,8 @@ def test_mixtures_are_the_runs_and_need_no_model(
     kept = GateMixtures.load(told.save(run))
     pd.testing.assert_frame_equal(kept.prompts, told.prompts)
     assert told.save(run).parent == run.results
+    assert told.save() == told.save(run)
+    assert gate_mixtures(run, level=0.9).save() != told.save()
     with pytest.raises(RunError, match="no item of"):
         gate_mixtures(run, conditions=["neutral"])
     base = vp.run("mini-base", bench[:2], tmp_path / "base", sites="tower", progress=False)
@@ -327,9 +454,16 @@ def test_sweeps_of_something_else_are_refused(model: vp.AudioLLM, bench: Benchma
     for asked, match in (
         ({"streams": ["tower"]}, "two streams"), ({"streams": ["tower", "towr"]}, "towr"), ({"steps": 1}, "steps=1"),
         ({"kind": "trad"}, "trade"), ({"rest": "men"}, "mean"), ({"total": 1.5}, "total"),
+        ({"kind": "grid", "total": 0.5}, "total=0.5 for a grid"),
     ):  # fmt: skip
         with pytest.raises(RunError, match=match):
             gate_sweep(model, bench, progress=False, **asked)  # type: ignore[arg-type]
+    # Where the two are all there is, they cannot have half of it.
+    pair: FloatArray = np.array([[0.4, 0.6]])
+    with pytest.raises(RunError, match=r"total=0\.5"):
+        _points(pair, (0, 1), "trade", 3, 0.5)
+    np.testing.assert_allclose(_points(pair, (0, 1), "trade", 3, None)["0.500"], [[0.5, 0.5]])
+    np.testing.assert_allclose(_points(pair, (0, 1), "trade", 3, 1.0)["0.500"], [[0.5, 0.5]])
 
 
 # Other words ----------------------------------------------------------------------------------------------------------
@@ -372,6 +506,19 @@ def test_a_gate_moves_with_its_question_and_not_with_the_template(
     assert rows.loc[("reworded", "all"), "between"] == pytest.approx(far)
 
 
+def test_one_prompt_gives_no_interval(worded: ParaphraseResult, model: vp.AudioLLM, bench: Benchmark) -> None:
+    rows = worded.mixtures.set_index(["wording", "task"])
+    for task in bench.tasks:
+        texts = {model.gate_text(item, DEFAULT_PROMPT) for item in bench if item.task_name == task}
+        assert rows.loc[("reworded", task), ["low", "high"]].isna().all() == (len(texts) == 1)
+    assert rows.loc[("reworded", TASK), ["low", "high"]].isna().all()
+    whole = rows.loc[("reworded", "all")]
+    assert 0 <= whole["low"] <= whole["variation"] <= whole["high"] <= 1
+    one = paraphrase(model, bench[:1], wordings={"reworded": reworded}, cache=False, progress=False)
+    assert one.mixtures[["low", "high"]].isna().all(axis=None)
+    assert "nan" not in repr(one)
+
+
 def test_answers_in_other_words_are_those_of_reworded_items(
     worded: ParaphraseResult, model: vp.AudioLLM, bench: Benchmark
 ) -> None:
@@ -396,6 +543,7 @@ def test_paraphrases_are_kept_drawn_and_checked(
     assert len(base.plot().get_yticks()) == 2
     for wordings, match in (
         ({"a": "listen"}, "question"), ({"a": "{question}"}, "changes no item"), ({"original": reworded}, "original"),
+        ({}, "no wordings"),
     ):  # fmt: skip
         with pytest.raises(RunError, match=match):
             paraphrase(model, bench, wordings=wordings, progress=False)  # type: ignore[arg-type]

@@ -3,12 +3,17 @@
 The embeddings of a usual prompt are read in front of the first text layer, the projected tokens of encoder layers are
 put in behind the last audio token, and the model's own forward gets the longer embeddings with a four-dimensional mask:
 0 where a token may be attended to, ``log(w)`` more on the appended ones, the most negative number elsewhere.
+
+The control puts in another clip's tokens. They must differ from the own ones in whose they are and in nothing else, so
+a donor is a clip of other content and of the nearest length, and its frames are cut, or begin again where they end.
+Stretching them would average neighbours, and the control would be of smoother tokens than the fusion.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpanalysis.attribution._settings import held_bytes
-from vpanalysis.attribution._spans import aligned
+from vpanalysis.attribution._settings import NO_CLIP, held_bytes
+from vpanalysis.benchmark.audio import SAMPLE_RATE
 from vpanalysis.errors import AudioError, RunError
 from vpanalysis.models._replay import last_positions
 from vpanalysis.models._sites import state_of
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from vpanalysis.benchmark.prompts import PromptTemplate
     from vpanalysis.models.batch import Batch, EncodedClip
     from vpanalysis.models.facade import AudioLLM
+    from vpanalysis.models.frontends import Wave
 
 __all__ = ["Chunk", "check_fusable"]
 
@@ -73,14 +79,24 @@ class Chunk:
     llm : AudioLLM
     items : sequence of Item
     spare : sequence of Item
-        Where a donor is taken from when there is only one item.
+        Where a donor is taken from when all of these items have one clip.
     template : PromptTemplate
     layers : sequence of str
         ``encoder[i]`` or ``tower``.
     batch_size : int
     projector : {"own", "final"}
     seed : int
-        Of the donors.
+        Of the choice among donors of equal length.
+    control : bool
+        Whether donors are needed at all.
+
+    Attributes
+    ----------
+    items : list of Item
+        Those whose clips can be loaded and fit the model.
+    encoded : list of EncodedClip
+    donors : list of EncodedClip
+        For every item a clip of other content, nearest in length; empty where there is no other at all.
 
     Raises
     ------
@@ -90,12 +106,12 @@ class Chunk:
 
     def __init__(
         self, llm: AudioLLM, items: Sequence[Item], spare: Sequence[Item], template: PromptTemplate,
-        layers: Sequence[str], batch_size: int, projector: str, seed: int,
+        layers: Sequence[str], batch_size: int, projector: str, seed: int, control: bool = True,
     ) -> None:  # fmt: skip
         self.llm, self.template, self.batch_size, self.projector = llm, template, batch_size, projector
-        loaded = _loaded_waves(items)
+        loaded = list(_usable(llm, items))
         if not loaded:
-            raise RunError(f"cannot ask {llm.name!r}", found=f"no usable clip among {len(items)} items")
+            raise RunError(f"cannot ask {llm.name!r}", found=f"{NO_CLIP} among {len(items)} items")
         # By length, so that a batch has little padding.
         loaded.sort(key=lambda pair: len(pair[1]))
         self.items = [item for item, _ in loaded]
@@ -103,14 +119,15 @@ class Chunk:
         self.encoded: list[EncodedClip] = []
         for start in range(0, len(loaded), batch_size):
             self.encoded += llm.encode([wave for _, wave in loaded[start : start + batch_size]], streams)
-        # A cyclic shift of a random order: nobody is his own donor.
-        order = np.random.default_rng(seed).permutation(len(loaded))
-        self.donors: list[EncodedClip] = list(self.encoded)
-        for me, other in zip(order, np.roll(order, 1), strict=True):
-            self.donors[me] = self.encoded[other]
-        if len(loaded) == 1:
-            others = _loaded_waves([item for item in spare if item.id != self.items[0].id][:1])
-            self.donors = llm.encode([wave for _, wave in others], streams) if others else []
+        self.donors: list[EncodedClip] = []
+        contents = [_content(wave) for _, wave in loaded]
+        if control and len(set(contents)) > 1:
+            lengths = [sum(clip.windows) for clip in self.encoded]
+            chosen = _nearest(contents, lengths, np.random.default_rng(seed))
+            self.donors = [self.encoded[other] for other in chosen]
+        elif control:
+            wave = _spare_wave(llm, spare, loaded[0][1])
+            self.donors = [] if wave is None else llm.encode([wave], streams) * len(loaded)
         self._usual: dict[int, _Usual] = {}
 
     def unfused(self) -> list[FloatArray]:
@@ -162,7 +179,7 @@ class Chunk:
     def fused(
         self, layers: Sequence[str], weights: Mapping[str, float], positions: str, source: str
     ) -> list[FloatArray]:
-        """Return the options' log-probabilities of every item with layers appended.
+        """Return the options' log-probabilities with layers appended, of every item; of none where there is no donor.
 
         Parameters
         ----------
@@ -173,6 +190,8 @@ class Chunk:
         source : {"own", "other clip"}
         """
         out: list[FloatArray] = []
+        if source != "own" and not self.donors:
+            return out
         for start in range(0, len(self.items), self.batch_size):
             logits = self._fused(start, layers, weights, positions, source)
             out += _options(self.llm, self._at(start).batch, logits)
@@ -192,7 +211,7 @@ class Chunk:
             embeds, audio = usual.embeds[k][mask[k]], (ids[k][mask[k]] == llm._audio_token_id).nonzero().flatten()
             at = torch.arange(len(embeds), device=embeds.device)
             last = int(audio[-1]) + 1
-            extra = [aligned(self._tokens(clips[k], layer), len(audio), "resample").to(embeds) for layer in layers]
+            extra = [_laid(self._tokens(clips[k], layer), len(audio)).to(embeds) for layer in layers]
             more = len(audio) * len(layers)
             rows.append(torch.cat([embeds[:last], *extra, embeds[last:]]))
             bias = torch.zeros(len(embeds) + more, device=embeds.device)
@@ -217,14 +236,49 @@ class Chunk:
         return state_of(llm.module_of(site)(state[None]))[0]
 
 
-def _loaded_waves(items: Sequence[Item]) -> list[tuple[Item, Any]]:
-    out = []
+def _usable(llm: AudioLLM, items: Iterable[Item]) -> Iterator[tuple[Item, Wave]]:
+    """Yield items with their samples, but for those whose clip cannot be loaded or does not fit the model."""
     for item in items:
         try:
-            out.append((item, item.audio.load()))
+            wave = item.audio.load()
+            llm.layout([wave])  # refuses what is too short or too long for this encoder
         except AudioError:
             continue
-    return out
+        yield item, wave
+
+
+def _content(wave: Wave) -> str:
+    """Return a digest of the samples: files of unlike bytes may hold the same sound."""
+    return hashlib.sha256(np.ascontiguousarray(wave, dtype=np.float32).tobytes()).hexdigest()
+
+
+def _nearest(contents: Sequence[str], lengths: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """Return for every clip the position of one of other content that is nearest in length, at random among equals."""
+    chosen = []
+    for mine, length in zip(contents, lengths, strict=True):
+        far = {k: abs(lengths[k] - length) for k, other in enumerate(contents) if other != mine}
+        least = min(far.values())
+        chosen.append(int(rng.choice([k for k, gap in far.items() if gap == least])))
+    return chosen
+
+
+def _spare_wave(llm: AudioLLM, spare: Sequence[Item], wave: Wave) -> Wave | None:
+    """Return a clip of other content from among the spare ones, by how near it is in length; None without any."""
+    seconds = len(wave) / SAMPLE_RATE
+    near: list[tuple[float, int]] = []
+    for number, item in enumerate(spare):
+        try:
+            near.append((abs(item.duration_s - seconds), number))
+        except AudioError:
+            continue
+    mine = _content(wave)
+    others = (other for _, other in _usable(llm, (spare[number] for _, number in sorted(near))))
+    return next((other for other in others if _content(other) != mine), None)
+
+
+def _laid(tokens: Tensor, count: int) -> Tensor:
+    """Return so many tokens: cut, or from the first one again where they end."""
+    return tokens[torch.arange(count, device=tokens.device) % len(tokens)]
 
 
 def _options(llm: AudioLLM, batch: Batch, logits: Tensor) -> list[FloatArray]:

@@ -1,12 +1,13 @@
-"""Mixtures of a gate as numbers: what it says to a prompt, per task, and how far tasks are apart.
+"""Mixtures of a gate as numbers: what it says to a prompt, per task, how far tasks are apart, and setting it.
 
-No torch is needed but to ask a gate.
+No torch is needed but to ask a gate, or to set it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
     "PROMPT",
     "UNIFORM",
     "between_tasks",
+    "clamped",
     "mixture_table",
     "mixtures_of",
     "set_to",
@@ -216,3 +218,54 @@ def set_to(
             rows = np.tile(row, (len(items), 1))
         out[name] = rows / rows.sum(axis=1, keepdims=True)
     return out
+
+
+@contextmanager
+def clamped(llm: AudioLLM, weights: FloatArray) -> Iterator[None]:
+    """Replace the gate's output during a block.
+
+    Parameters
+    ----------
+    llm : AudioLLM
+        With a gate.
+    weights : array, shape (stream,) or (row, stream), float64
+        Not negative, of sum one. One mixture for every prompt; or one for each that is asked, in order, counted on over
+        the forwards of the block.
+
+    Raises
+    ------
+    RunError
+        Without a gate, for weights that are no mixture of its streams, and where more rows are asked than given.
+
+    Notes
+    -----
+    A forward hook that is gone after the block, also when the block raised. Under the gate's own weights the outputs
+    are those of the model, bit for bit. Verbs that keep their parts know a model by its weights and not by its hooks:
+    inside the block call them with ``cache=False``.
+    """
+    import torch
+
+    streams = streams_of(llm)
+    values = np.asarray(weights, dtype=np.float64)
+    asked = f"cannot clamp the gate of {llm.name!r}"
+    fits = values.ndim in (1, 2) and values.shape[-1] == len(streams)
+    if not fits or (values < 0).any() or (np.abs(values.sum(axis=-1) - 1) > 1e-6).any():
+        raise RunError(asked, found=f"weights {values.tolist()}",
+                       allowed=f"{len(streams)} numbers of sum 1, for {', '.join(streams)}")  # fmt: skip
+    passed = 0
+
+    def replace(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
+        nonlocal passed
+        new = torch.as_tensor(values, dtype=output.dtype, device=output.device)
+        if values.ndim == 1:
+            return new.expand_as(output)
+        first, passed = passed, passed + len(output)
+        if passed > len(values):
+            raise RunError(asked, found=f"{passed} rows", allowed=f"the {len(values)} that mixtures were given for")
+        return new[first:passed]
+
+    handle = llm.module_of("gate").register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -12,8 +12,7 @@ from flipping clusters and are adjusted over the settings by the largest statist
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -35,14 +34,20 @@ if TYPE_CHECKING:
 __all__ = [
     "ITEMS",
     "MEASURES",
+    "NO_CLIP",
     "Opened",
     "asked_in_parts",
+    "check_numbers",
+    "chosen_conditions",
     "chosen_items",
     "compared",
     "compared_by_task",
     "held_bytes",
+    "interval_text",
     "measured",
+    "named",
     "p_text",
+    "seed_of",
 ]
 
 MEASURES = ("accuracy", "margin", "ala")
@@ -50,6 +55,9 @@ MEASURES = ("accuracy", "margin", "ala")
 
 ITEMS = ("id", "task", "speaker", "script", "setting", *MEASURES)
 """Columns of what is kept of every item under every setting."""
+
+NO_CLIP = "no usable clip"
+"""How the reason begins for which a chunk is left out; every other error is the caller's to see."""
 
 _BATCHES = 8
 """Batches in a chunk: enough that sorting by length saves padding, few enough to be held and to be lost."""
@@ -62,12 +70,70 @@ class Opened(Protocol):
     encoded: list[EncodedClip]
 
 
-def chosen_items(benchmark: Benchmark, conditions: Sequence[str], asked: str) -> list[Item]:
-    """Return the items of some conditions; :class:`RunError` where there is none."""
-    items = [item for item in benchmark if item.condition in conditions]
-    if not items:
-        raise RunError(asked, found=f"no item of {list(conditions)}", allowed=benchmark.conditions)
-    return items
+def named(names: str | Iterable[str]) -> list[str]:
+    """Return names in order, each once; a string is one name."""
+    return [names] if isinstance(names, str) else list(dict.fromkeys(names))
+
+
+def chosen_conditions(have: Iterable[str], conditions: str | Sequence[str], asked: str) -> list[str]:
+    """Return the conditions that are asked for, each once.
+
+    Parameters
+    ----------
+    have : iterable of str
+        Those that occur.
+    conditions : str or sequence of str
+        One, or several.
+    asked : str
+        What is asked, for the error.
+
+    Raises
+    ------
+    RunError
+        Without any, and for one that does not occur, also beside others that do.
+    """
+    chosen, present = named(conditions), list(dict.fromkeys(have))
+    if not chosen:
+        raise RunError(asked, found="no conditions", allowed=present)
+    for name in chosen:
+        if name not in present:
+            raise RunError(asked, found=f"no item of {name!r}", allowed=present, word=str(name))
+    return chosen
+
+
+def chosen_items(benchmark: Benchmark, conditions: str | Sequence[str], asked: str) -> list[Item]:
+    """Return the items of some conditions.
+
+    Parameters
+    ----------
+    benchmark : Benchmark
+    conditions : str or sequence of str
+        One, or several.
+    asked : str
+        What is asked, for the error.
+
+    Raises
+    ------
+    RunError
+        Without any, and for one that no item has, also beside others that some have.
+    """
+    chosen = chosen_conditions(benchmark.conditions, conditions, asked)
+    return [item for item in benchmark if item.condition in chosen]
+
+
+def check_numbers(asked: str, *, level: float | None = None, batch_size: int | None = None) -> None:
+    """Raise :class:`RunError` for a confidence level that is not inside 0 and 1, and a batch of no item."""
+    if level is not None and not 0 < level < 1:
+        raise RunError(asked, found=f"level={level}", allowed="a confidence level above 0 and below 1, such as 0.95")
+    if batch_size is not None and batch_size < 1:
+        raise RunError(asked, found=f"batch_size={batch_size}", allowed="1 or more")
+
+
+def seed_of(random_state: int | None) -> int:
+    """Return the seed; one that is drawn, to be recorded, where none is given."""
+    if random_state is not None:
+        return int(random_state)
+    return int(np.random.SeedSequence().generate_state(1)[0] % 2**31)
 
 
 def measured(items: Sequence[Item], logprobs: Sequence[FloatArray], setting: str) -> pd.DataFrame:
@@ -121,7 +187,8 @@ def asked_in_parts(
     names : sequence of str
         Of the settings.
     opened : callable
-        Takes items, returns an :class:`Opened`; raises :class:`RunError` where no clip can be used.
+        Takes items, returns an :class:`Opened`; raises a :class:`RunError` that found :data:`NO_CLIP` where no clip can
+        be used, which leaves these items out.
     ask : callable
         Takes an :class:`Opened` and a setting, returns a table with the column ``setting``.
     what : str
@@ -139,7 +206,7 @@ def asked_in_parts(
     Raises
     ------
     RunError
-        Where no clip can be used at all.
+        Where no clip can be used at all, and whatever else `opened` and `ask` raise.
     """
     size = _BATCHES * batch_size
     chunks = {start: list(items[start : start + size]) for start in range(0, len(items), size)}
@@ -149,12 +216,14 @@ def asked_in_parts(
     kept = len(chunks) * len(names) - sum(len(missing) for missing in todo.values())
     done = f"{kept} of {len(chunks) * len(names)} parts are there" if kept else ""
     ready: dict[int, Any] = {}
+    first: Any = None
     for start in [start for start, missing in todo.items() if missing]:
-        with suppress(RunError):  # no clip of these can be used; others may be
-            ready[start] = opened(chunks[start])
+        first = _opened(opened, chunks[start])
+        if first is not None:
+            ready[start] = first
             break
     seconds, held = None, None
-    for first in ready.values():
+    if first is not None:
         seconds = _seconds(trial, first)
         held = first.held_bytes() if hasattr(first, "held_bytes") else held_bytes(first.encoded)
     say_cost(progress, what, forwards=forwards, held=held, done=done,
@@ -166,19 +235,29 @@ def asked_in_parts(
             for name in names:
                 known = work.read(f"{name}/{start}") if name not in todo[start] else None
                 if known is None:
-                    try:
-                        mine = opened(chunk) if mine is None else mine
-                    except RunError:
+                    mine = _opened(opened, chunk) if mine is None else mine
+                    if mine is None:
                         break
                     known = ask(mine, name)
                     work.write(f"{name}/{start}", known)
                     bar.update(batches[start])
-                parts.append(known)
+                if len(known):
+                    parts.append(known)
     if not parts:
-        raise RunError(f"cannot ask ({what})", found=f"no usable clip among {len(items)} items")
+        raise RunError(f"cannot ask ({what})", found=f"{NO_CLIP} among {len(items)} items")
     table = pd.concat(parts, ignore_index=True)
     order = table["setting"].map({name: number for number, name in enumerate(names)}).to_numpy()
     return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
+
+
+def _opened(opened: Callable[[Sequence[Item]], Any], items: Sequence[Item]) -> Any:
+    """Return a chunk; None where no clip of it can be used: those of others may be."""
+    try:
+        return opened(items)
+    except RunError as error:
+        if not (error.found or "").startswith(NO_CLIP):
+            raise
+        return None
 
 
 def held_bytes(clips: Sequence[EncodedClip]) -> int:
@@ -268,3 +347,14 @@ def compared_by_task(items: pd.DataFrame, reference: str, *, level: float, rando
 def p_text(values: pd.Series[float]) -> list[str]:
     """Return p values as they are shown in tables."""
     return ["–" if p != p else "<.001" if p < 0.001 else f"{p:.3f}" for p in values]
+
+
+def interval_text(value: float, low: float, high: float) -> str:
+    """Return a value with its interval as shown in tables, alone where there is none (of one item, say).
+
+    >>> interval_text(0.5, 0.25, 0.75), interval_text(0.5, float("nan"), float("nan"))
+    ('0.50 [0.25, 0.75]', '0.50')
+    """
+    if value != value:
+        return "–"
+    return f"{value:.2f}" if low != low or high != high else f"{value:.2f} [{low:.2f}, {high:.2f}]"

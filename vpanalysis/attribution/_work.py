@@ -93,8 +93,13 @@ def identity(llm: AudioLLM, items: Sequence[Item], template: PromptTemplate) -> 
 
 
 def _hooked(llm: AudioLLM) -> bool:
-    """Return whether somebody's forward hooks are on the model."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in llm.model.modules())
+    """Return whether somebody's forward hooks are on the model; those that transformers leaves only look."""
+    hooks = (
+        hook
+        for module in llm.model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+    return any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
 
 
 class Work:

@@ -37,7 +37,7 @@ import pandas as pd
 from vpanalysis import stats
 from vpanalysis._results import TableResult
 from vpanalysis.attribution._asking import Asker
-from vpanalysis.attribution._settings import asked_in_parts, chosen_items
+from vpanalysis.attribution._settings import asked_in_parts, check_numbers, chosen_items, interval_text, named
 from vpanalysis.attribution._work import Work, identity
 from vpanalysis.attribution.margins import clusters_by_name
 from vpanalysis.benchmark.items import Benchmark
@@ -97,16 +97,15 @@ class AttentionResult(TableResult):
         rows = self.table[(self.table["quantity"] == quantity) & (self.table["task"] == ALL)]
         name = str(self.settings.get("model", ""))
         if span is None:
-            return attention_by_layer(rows[rows["head"] == MEAN_HEAD].reset_index(drop=True), ax=ax, name=name)
+            mean = rows[rows["head"] == MEAN_HEAD].reset_index(drop=True)
+            return attention_by_layer(mean, ax=ax, name=name, level=float(self.settings["level"]))
         if span not in ATTENDED:
             raise RunError("cannot draw attention", found=repr(span), allowed=ATTENDED, word=span)
         return attention_map(rows[rows["span"] == span].reset_index(drop=True), ax=ax, name=name)
 
     def _parts(self) -> tuple[pd.DataFrame, str, str]:
         rows = self.table[(self.table["head"] == MEAN_HEAD) & (self.table["task"] == ALL)]
-        cells = [
-            f"{v:.2f} [{lo:.2f}, {hi:.2f}]" for v, lo, hi in zip(rows["value"], rows["low"], rows["high"], strict=True)
-        ]
+        cells = [interval_text(*row) for row in zip(rows["value"], rows["low"], rows["high"], strict=True)]
         rows = rows.assign(cell=cells, layer=[f"text[{layer}]" for layer in rows["layer"]])
         rows = rows[rows["quantity"].isin(["mass", "relative"])]
         shown = rows.pivot(index=["quantity", "layer"], columns="span", values="cell")
@@ -126,7 +125,7 @@ def attention_mass(
     model: AudioLLM | str,
     benchmark: Benchmark | str,
     *,
-    conditions: Sequence[str] = ("conflict",),
+    conditions: str | Sequence[str] = ("conflict",),
     template: PromptTemplate = DEFAULT_PROMPT,
     batch_size: int = 16,
     level: float = 0.95,
@@ -140,7 +139,7 @@ def attention_mass(
     model : AudioLLM or str
         One that answers, whose text layers keep their attention under a known name.
     benchmark : Benchmark or str
-    conditions : sequence of str
+    conditions : str or sequence of str
         Of the items.
     template : PromptTemplate
     batch_size : int
@@ -156,7 +155,8 @@ def attention_mass(
     ------
     RunError
         For a model whose attention cannot be switched or does not hand out weights, and where its answers change by
-        being switched (by more than 1e-4 in float32, 0.05 in half precision).
+        being switched (by more than 1e-4 in float32, 0.05 in half precision); for unknown conditions and numbers out of
+        range.
 
     Notes
     -----
@@ -167,6 +167,7 @@ def attention_mass(
     llm, bench = _loaded(model), _listed(benchmark)
     if not llm.answers:
         raise RunError(f"cannot look at the attention of {llm.name!r}", found="an encoder that answers nothing")
+    check_numbers("cannot look at the attention", level=level, batch_size=batch_size)
     items = chosen_items(bench, conditions, "cannot look at the attention")
 
     def looked(asker: Asker, name: str) -> pd.DataFrame:
@@ -181,7 +182,7 @@ def attention_mass(
         trial=lambda asker: asker.ask(range(min(batch_size, len(asker.items)))),
     ).drop(columns="setting")  # fmt: skip
     made = {
-        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": list(conditions),
+        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": named(conditions),
         "skipped": len(items) - wide["id"].nunique(), "agreement": float(wide["apart"].max()),
         "level": level, "batch_size": batch_size, "weights": llm.weights_sha, "template": template.sha,
     }  # fmt: skip

@@ -39,7 +39,7 @@ from vpanalysis import stats
 from vpanalysis._results import TableResult
 from vpanalysis.attribution._asking import Asker
 from vpanalysis.attribution._mixtures import streams_of
-from vpanalysis.attribution._settings import asked_in_parts, chosen_items
+from vpanalysis.attribution._settings import asked_in_parts, check_numbers, chosen_items, interval_text, named
 from vpanalysis.attribution._work import Work, identity
 from vpanalysis.attribution.margins import clusters_by_name
 from vpanalysis.benchmark.items import Benchmark
@@ -89,12 +89,11 @@ class ContributionResult(TableResult):
         if quantity not in QUANTITIES:
             raise RunError("cannot draw the contributions", found=repr(quantity), allowed=QUANTITIES, word=quantity)
         rows = self.table[self.table["quantity"] == quantity].reset_index(drop=True)
-        return gate_shares(rows, ax=ax, name=str(self.settings.get("model", "")))
+        return gate_shares(rows, ax=ax, name=str(self.settings.get("model", "")), level=float(self.settings["level"]))
 
     def _parts(self) -> tuple[pd.DataFrame, str, str]:
         rows = self.table[self.table["quantity"].isin(["weight", "share", "moving"])]
-        cells = [f"{v:.2f} [{lo:.2f}, {hi:.2f}]" for v, lo, hi in zip(rows["value"], rows["low"], rows["high"],
-                                                                       strict=True)]  # fmt: skip
+        cells = [interval_text(*row) for row in zip(rows["value"], rows["low"], rows["high"], strict=True)]
         shown = rows.assign(cell=cells).pivot(index=["task", "quantity"], columns="stream", values="cell")
         order = pd.MultiIndex.from_frame(rows[["task", "quantity"]].drop_duplicates())
         shown = shown.reindex(index=order, columns=list(dict.fromkeys(rows["stream"])))
@@ -106,7 +105,7 @@ def gate_contributions(
     model: AudioLLM | str,
     benchmark: Benchmark | str,
     *,
-    conditions: Sequence[str] = ("conflict",),
+    conditions: str | Sequence[str] = ("conflict",),
     template: PromptTemplate = DEFAULT_PROMPT,
     batch_size: int = 16,
     level: float = 0.95,
@@ -120,7 +119,7 @@ def gate_contributions(
     model : AudioLLM or str
         With a mixer.
     benchmark : Benchmark or str
-    conditions : sequence of str
+    conditions : str or sequence of str
         Of the items.
     template : PromptTemplate
     batch_size : int
@@ -135,12 +134,13 @@ def gate_contributions(
     Raises
     ------
     RunError
-        Without a mixer, or without items.
+        Without a mixer, for unknown conditions, and for numbers out of range.
     """
     from vpanalysis.runs import _listed, _loaded
 
     llm, bench = _loaded(model), _listed(benchmark)
     streams = streams_of(llm)
+    check_numbers("cannot divide the mixture", level=level, batch_size=batch_size)
     items = chosen_items(bench, conditions, "cannot divide the mixture")
     work = Work("gate-contributions", identity(llm, items, template) | {"batch_size": batch_size}, cache)
     table = asked_in_parts(
@@ -164,7 +164,7 @@ def gate_contributions(
                     }
                 )  # fmt: skip
     made = {
-        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": list(conditions),
+        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": named(conditions),
         "streams": list(streams), "skipped": len(items) - table["id"].nunique(), "error": float(table["error"].max()),
         "level": level, "batch_size": batch_size, "weights": llm.weights_sha, "template": template.sha,
     }  # fmt: skip

@@ -12,7 +12,9 @@ attention logits: 1 leaves them as they are, 10 is the paper's, 0 hides them. Wi
 streams goes through that stream's projector.
 
 More tokens are an intervention by themselves. So beside every fusion stands its *control*: as many tokens of the same
-layers, but of another clip. What a fusion adds beyond its control (:attr:`FusionResult.specific`) is of this clip.
+layers, but of another clip: one of other content and of the nearest length, whose frames are cut, or begin again where
+they end. Nothing is stretched, so that fusion and control differ in whose tokens they are. What a fusion adds beyond
+its control (:attr:`FusionResult.specific`) is of this clip.
 
 Positions follow: what comes after the appended tokens moves on by their number, so that even hidden ones (weight 0)
 change the distance between clip and question. With ``positions="shared"`` each appended token has the position of the
@@ -38,7 +40,17 @@ import numpy as np
 import pandas as pd
 
 from vpanalysis._results import TableResult
-from vpanalysis.attribution._settings import MEASURES, asked_in_parts, chosen_items, compared, measured, p_text
+from vpanalysis.attribution._settings import (
+    MEASURES,
+    asked_in_parts,
+    check_numbers,
+    chosen_items,
+    compared,
+    measured,
+    named,
+    p_text,
+    seed_of,
+)
 from vpanalysis.attribution._work import Work, identity
 from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
@@ -70,7 +82,8 @@ class _Setting:
     def weight(self) -> str:
         """The weights in words: one number where they are equal."""
         values = [self.weights[layer] for layer in self.layers]
-        return f"{values[0]:g}" if len(set(values)) == 1 else ", ".join(f"{value:g}" for value in values)
+        # In full: parts are kept by these names, and two weights must not share one.
+        return f"{values[0]:.15g}" if len(set(values)) == 1 else ", ".join(f"{value:.15g}" for value in values)
 
     @property
     def name(self) -> str:
@@ -93,6 +106,7 @@ class FusionResult(TableResult):
     items : DataFrame
         One row an item and setting.
     settings : mapping
+        ``without_control``: how many items were left out of the controls, because all clips are one.
     """
 
     VERB, TABLES = "fuse-layers", ("table", "specific", "items")
@@ -109,13 +123,17 @@ class FusionResult(TableResult):
         if measure not in MEASURES:
             raise RunError("cannot draw the fusion", found=repr(measure), allowed=MEASURES, word=measure)
         rows = self.table[self.table["measure"] == measure].reset_index(drop=True)
-        return fused_settings(rows, ax=ax, name=str(self.settings.get("model", "")))
+        return fused_settings(
+            rows, ax=ax, name=str(self.settings.get("model", "")), level=float(self.settings["level"])
+        )
 
     def _parts(self) -> tuple[pd.DataFrame, str, str]:
         shown = self.table.drop(columns=["layers", "weight", "source"])
         shown = shown.assign(p=p_text(shown["p"]), p_adjusted=p_text(shown["p_adjusted"]))
         title = f"FusionResult: {self.settings.get('model')} on {self.settings.get('benchmark')}"
-        return shown, title, "difference: to the unfused model, paired by item. .specific: to the control"
+        note = "difference: to the unfused model, paired by item. .specific: to the control"
+        alone = int(self.settings.get("without_control") or 0)
+        return shown, title, f"{note}. Left out of the controls, for want of another clip: {alone}" if alone else note
 
 
 def fuse_layers(
@@ -127,11 +145,11 @@ def fuse_layers(
     positions: str = "follow",
     projector: str = "own",
     control: bool = True,
-    conditions: Sequence[str] = ("conflict",),
+    conditions: str | Sequence[str] = ("conflict",),
     template: PromptTemplate = DEFAULT_PROMPT,
     batch_size: int = 16,
     level: float = 0.95,
-    random_state: int = 0,
+    random_state: int | None = 0,
     cache: bool | str | Path | None = True,
     progress: bool = True,
 ) -> FusionResult:
@@ -153,14 +171,16 @@ def fuse_layers(
     projector : str
         With a mixer: ``"own"`` (a stream's own projector where the layer has one) or ``"final"``.
     control : bool
-        Whether every fusion is also made with tokens of other clips.
-    conditions : sequence of str
+        Whether every fusion is also made with tokens of other clips. Items are left out of it, and counted, where no
+        clip of other content can be used.
+    conditions : str or sequence of str
         Of the items.
     template : PromptTemplate
     batch_size : int
     level : float
-    random_state : int
-        Which clip gets which other's tokens, and the sign flips.
+    random_state : int or None
+        Which of the clips of equal length gives its tokens, and the sign flips. None for a seed that is drawn;
+        ``settings`` says which.
     cache : bool, str, Path or None
     progress : bool
 
@@ -171,7 +191,8 @@ def fuse_layers(
     Raises
     ------
     RunError
-        For families without such a tower, unknown layers or words, and weights below 0.
+        For families without such a tower, unknown layers, words or conditions, no layers or weights, weights below 0,
+        and numbers out of range.
 
     Notes
     -----
@@ -186,6 +207,8 @@ def fuse_layers(
     for name, value, allowed in (("positions", positions, POSITIONS), ("projector", projector, _PROJECTORS)):
         if value not in allowed:
             raise RunError("cannot fuse layers", found=f"{name}={value!r}", allowed=allowed, word=value)
+    check_numbers("cannot fuse layers", level=level, batch_size=batch_size)
+    seed = seed_of(random_state)
     items = chosen_items(bench, conditions, "cannot fuse layers")
     if control and len(items) < 2:
         raise RunError("cannot fuse layers", found="one item, which has no other clip", fix="control=False")
@@ -196,25 +219,30 @@ def fuse_layers(
         if name == UNFUSED:
             return measured(chunk.items, chunk.unfused(), name)
         s = made[name]
-        return measured(chunk.items, chunk.fused(s.layers, s.weights, positions, s.source), name)
+        found = chunk.fused(s.layers, s.weights, positions, s.source)
+        # Of no item where there is no donor.
+        return measured(chunk.items[: len(found)], found, name)
 
-    asked = {"positions": positions, "projector": projector, "batch_size": batch_size, "random_state": random_state}
+    asked = {"positions": positions, "projector": projector, "batch_size": batch_size, "random_state": seed}
     work = Work("fuse-layers", identity(llm, items, template) | asked, cache)
-    # The clip of a lone item's donor: from among all.
+    # Where a chunk has one clip only, a donor is taken from among all items.
     table = asked_in_parts(
         work, items, [UNFUSED, *made],
-        lambda part: Chunk(llm, part, items, template, needed, batch_size, projector, random_state), ask,
+        lambda part: Chunk(llm, part, items, template, needed, batch_size, projector, seed, control), ask,
         what=f"fusion in {llm.name}", batch_size=batch_size, progress=progress, trial=lambda chunk: chunk.trial(),
     )  # fmt: skip
-    found = compared(table, UNFUSED, level=level, random_state=random_state)
-    found = _described(found, made)
+    found = _described(compared(table, UNFUSED, level=level, random_state=seed), made)
+    usable = table["id"].nunique()
+    controlled = table.loc[table["setting"].isin([s.name for s in made.values() if s.source == OTHER]), "id"].nunique()
     settings = {
-        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": list(conditions),
-        "fusions": list(made), "positions": positions, "projector": projector, "control": control,
-        "skipped": len(items) - table["id"].nunique(), "level": level, "random_state": random_state,
+        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": named(conditions),
+        "fusions": list(made), "layers": [list(s.layers) for s in made.values()],
+        "attention_weights": [dict(s.weights) for s in made.values()], "positions": positions, "projector": projector,
+        "control": control, "without_control": usable - controlled if control else 0, "skipped": len(items) - usable,
+        "level": level, "random_state": seed,
         "batch_size": batch_size, "weights": llm.weights_sha, "template": template.sha,
     }  # fmt: skip
-    return FusionResult(found, _specific(table, made, level, random_state), table, settings)
+    return FusionResult(found, _specific(table, made, level, seed), table, settings)
 
 
 def _sets(llm: AudioLLM, layers: str | Sequence[str | Sequence[str]] | None) -> list[tuple[str, ...]]:
@@ -240,6 +268,9 @@ def _made(
     sets: Sequence[tuple[str, ...]], weights: Sequence[float | Mapping[str, float]] | None, control: bool
 ) -> list[_Setting]:
     """Return every fusion, each followed by its control."""
+    if weights is not None and not len(weights):
+        raise RunError("cannot fuse layers", found="no weights", allowed="finite numbers from 0 on",
+                       fix="leave them out for 1 and 10")  # fmt: skip
     out = []
     for layers in sets:
         for weight in (1.0, {layers[0]: 10.0}) if weights is None else weights:
@@ -268,9 +299,10 @@ def _specific(items: pd.DataFrame, made: Mapping[str, _Setting], level: float, s
     """Return what every fusion has over its control."""
     columns = ["setting", "layers", "weight", "measure", "difference", "low", "high", "p", "q", "n", "n_groups"]
     parts: list[pd.DataFrame] = []
+    present = set(items["setting"])
     for name, s in made.items():
         control = _Setting(s.layers, s.weights, OTHER).name
-        if s.source != OWN or control not in made:
+        if s.source != OWN or control not in present:
             continue
         both = items[items["setting"].isin([name, control])]
         found = compared(both, control, level=level, random_state=seed)

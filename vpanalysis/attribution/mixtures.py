@@ -32,8 +32,7 @@ not mean that the other streams carry what was lost. And "no difference found" i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +41,7 @@ import numpy as np
 import pandas as pd
 
 from vpanalysis._results import TableResult
+from vpanalysis._saved import run_identity
 from vpanalysis.attribution._asking import Asker
 from vpanalysis.attribution._mixtures import (
     MEAN,
@@ -49,6 +49,7 @@ from vpanalysis.attribution._mixtures import (
     PROMPT,
     UNIFORM,
     between_tasks,
+    clamped,
     mixture_table,
     mixtures_of,
     set_to,
@@ -57,17 +58,20 @@ from vpanalysis.attribution._mixtures import (
 from vpanalysis.attribution._settings import (
     MEASURES,
     asked_in_parts,
+    check_numbers,
+    chosen_conditions,
     chosen_items,
     compared,
     compared_by_task,
     measured,
+    named,
     p_text,
+    seed_of,
 )
 from vpanalysis.attribution._work import Work, identity
 from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
 from vpanalysis.errors import RunError
-from vpanalysis.stats import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,20 +133,22 @@ class GateMixtures(TableResult):
 
 
 def gate_mixtures(
-    run: Any, *, conditions: Sequence[str] | None = None, level: float = 0.95, draws: int = 1000, random_state: int = 0
-) -> GateMixtures:
+    run: Any, *, conditions: str | Sequence[str] | None = None, level: float = 0.95, draws: int = 1000,
+    random_state: int | None = 0,
+) -> GateMixtures:  # fmt: skip
     """Describe the mixtures that a Run recorded; no model is needed.
 
     Parameters
     ----------
     run : Run, str or Path
         Of a model with a gate, with the site ``gate``.
-    conditions : sequence of str, optional
+    conditions : str or sequence of str, optional
         Of the items; default all.
     level : float
     draws : int
         Bootstrap samples of speakers (or wordings).
-    random_state : int
+    random_state : int or None
+        None for one that is drawn; ``settings`` says which.
 
     Returns
     -------
@@ -151,21 +157,23 @@ def gate_mixtures(
     Raises
     ------
     RunError
-        For a Run without gate weights, or without an item of these conditions.
+        For a Run without gate weights, a condition that none of its items has, and numbers out of range.
     """
     from vpanalysis.runs import open_run
 
     opened = open_run(run) if isinstance(run, (str, Path)) else run
     weights = opened.gates
     asked = f"cannot describe the gate of run {opened.name!r}"
+    check_numbers(asked, level=level)
+    if draws < 1:
+        raise RunError(asked, found=f"draws={draws}", allowed="1 or more")
+    seed = seed_of(random_state)
     if weights is None or weights.empty:
         raise RunError(asked, found="no gate weights", fix="record the site 'gate' of a PCLM checkpoint")
     frame = opened.predictions.set_index("id").reindex(weights.index)
-    if conditions is not None:
-        keep = frame["condition"].isin(list(conditions)).to_numpy()
-        if not keep.any():
-            present = sorted(set(frame["condition"].astype(str)))
-            raise RunError(asked, found=f"no item of {list(conditions)}", allowed=present)
+    chosen = None if conditions is None else chosen_conditions(frame["condition"].astype(str), conditions, asked)
+    if chosen is not None:
+        keep = frame["condition"].isin(chosen).to_numpy()
         frame, weights = frame[keep], weights[keep]
     streams = [str(name) for name in weights.columns]
     mixtures = weights.to_numpy(dtype=np.float64)
@@ -175,11 +183,10 @@ def gate_mixtures(
     prompts["entropy"] = -(mixtures * np.log(np.maximum(mixtures, 1e-300))).sum(axis=1)
     known = opened.manifest["model"]
     made = {
-        "run": opened.name, "model": known.get("name"), "weights": known.get("weights"), "streams": streams,
-        "conditions": None if conditions is None else list(conditions), "level": level, "draws": draws,
-        "random_state": random_state,
+        **run_identity(opened), "model": known.get("name"), "weights": known.get("weights"), "streams": streams,
+        "conditions": chosen, "level": level, "draws": draws, "random_state": seed,
     }  # fmt: skip
-    between = between_tasks(mixtures, tasks, frame, level=level, draws=draws, random_state=random_state)
+    between = between_tasks(mixtures, tasks, frame, level=level, draws=draws, random_state=seed)
     return GateMixtures(mixture_table(mixtures, tasks, streams), between, prompts, made)
 
 
@@ -233,7 +240,7 @@ class GateResult(TableResult):
         if measure not in MEASURES:
             raise RunError("cannot draw the gates", found=repr(measure), allowed=MEASURES, word=measure)
         rows = self.table[self.table["measure"] == measure].reset_index(drop=True)
-        return gate_settings(rows, ax=ax, name=str(self.settings.get("model", "")))
+        return gate_settings(rows, ax=ax, name=str(self.settings.get("model", "")), level=float(self.settings["level"]))
 
     def _parts(self) -> tuple[pd.DataFrame, str, str]:
         shown = self.table.assign(p=p_text(self.table["p"]), p_adjusted=p_text(self.table["p_adjusted"]))
@@ -244,68 +251,17 @@ class GateResult(TableResult):
         return shown, title, note
 
 
-@contextmanager
-def clamped(llm: AudioLLM, weights: FloatArray) -> Iterator[None]:
-    """Replace the gate's output during a block.
-
-    Parameters
-    ----------
-    llm : AudioLLM
-        With a gate.
-    weights : array, shape (stream,) or (row, stream), float64
-        Not negative, of sum one. One mixture for every prompt; or one for each that is asked, in order, counted on over
-        the forwards of the block.
-
-    Raises
-    ------
-    RunError
-        Without a gate, for weights that are no mixture of its streams, and where more rows are asked than given.
-
-    Notes
-    -----
-    A forward hook that is gone after the block, also when the block raised. Under the gate's own weights the outputs
-    are those of the model, bit for bit. Verbs that keep their parts know a model by its weights and not by its hooks:
-    inside the block call them with ``cache=False``.
-    """
-    import torch
-
-    streams = streams_of(llm)
-    values = np.asarray(weights, dtype=np.float64)
-    asked = f"cannot clamp the gate of {llm.name!r}"
-    fits = values.ndim in (1, 2) and values.shape[-1] == len(streams)
-    if not fits or (values < 0).any() or (np.abs(values.sum(axis=-1) - 1) > 1e-6).any():
-        raise RunError(asked, found=f"weights {values.tolist()}",
-                       allowed=f"{len(streams)} numbers of sum 1, for {', '.join(streams)}")  # fmt: skip
-    passed = 0
-
-    def replace(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
-        nonlocal passed
-        new = torch.as_tensor(values, dtype=output.dtype, device=output.device)
-        if values.ndim == 1:
-            return new.expand_as(output)
-        first, passed = passed, passed + len(output)
-        if passed > len(values):
-            raise RunError(asked, found=f"{passed} rows", allowed=f"the {len(values)} that mixtures were given for")
-        return new[first:passed]
-
-    handle = llm.module_of("gate").register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def gates(
     model: AudioLLM | str,
     benchmark: Benchmark | str,
     *,
-    settings: Sequence[str] | None = None,
+    settings: str | Sequence[str] | None = None,
     against: AudioLLM | str | None = None,
-    conditions: Sequence[str] = ("conflict",),
+    conditions: str | Sequence[str] = ("conflict",),
     template: PromptTemplate = DEFAULT_PROMPT,
     batch_size: int = 16,
     level: float = 0.95,
-    random_state: int = 0,
+    random_state: int | None = 0,
     cache: bool | str | Path | None = True,
     progress: bool = True,
 ) -> GateResult:
@@ -316,18 +272,19 @@ def gates(
     model : AudioLLM or str
         With a mixer.
     benchmark : Benchmark or str
-    settings : sequence of str, optional
+    settings : str or sequence of str, optional
         Of ``"mean"``, ``"other task"``, ``"other prompt"``, ``"uniform"`` and the streams' names; default all.
-        ``"own"`` is always made.
+        ``"own"`` is always made, and with an empty list it alone is.
     against : AudioLLM or str, optional
         Another model, asked the same items as it is.
-    conditions : sequence of str
+    conditions : str or sequence of str
         Of the items that are asked.
     template : PromptTemplate
     batch_size : int
     level : float
-    random_state : int
-        Which task and item gets which other's mixture, and the sign flips.
+    random_state : int or None
+        Which task and item gets which other's mixture, and the sign flips. None for one that is drawn; ``settings``
+        says which.
     cache : bool, str, Path or None
         Where parts are kept: the default folder, another one, or nowhere.
     progress : bool
@@ -339,21 +296,28 @@ def gates(
     Raises
     ------
     RunError
-        For a model without a mixer, unknown settings, or no items.
+        For a model without a mixer, one to compare with that answers nothing, unknown settings or conditions, and
+        numbers out of range.
     """
     from vpanalysis.runs import _listed, _loaded
 
     llm, bench = _loaded(model), _listed(benchmark)
     streams = streams_of(llm)
     known = (MEAN, OTHER, PROMPT, UNIFORM, *streams)
-    chosen = list(known) if settings is None else [name for name in settings if name != OWN]
+    check_numbers("cannot look at the gate", level=level, batch_size=batch_size)
+    seed = seed_of(random_state)
+    chosen = list(known) if settings is None else [name for name in named(settings) if name != OWN]
     for name in chosen:
         if name not in known:
             raise RunError("cannot set the gate", found=repr(name), allowed=known, word=name)
     items = chosen_items(bench, conditions, "cannot look at the gate")
+    rival: AudioLLM | None = None if against is None else _loaded(against)
+    if rival is not None and not rival.answers:
+        raise RunError(f"cannot compare {llm.name!r} with {rival.name!r}", found="an encoder that answers nothing",
+                       fix="compare with a model that answers")  # fmt: skip
     # The gate reads the prompt alone, so that its mixtures are known before any clip is heard.
     mixtures = mixtures_of(llm, items, template, batch_size)
-    rows = set_to(chosen, mixtures, items, streams, random_state)
+    rows = set_to(chosen, mixtures, items, streams, seed)
     at = {item.id: number for number, item in enumerate(items)}
 
     def ask(asker: Asker, name: str) -> pd.DataFrame:
@@ -363,7 +327,7 @@ def gates(
             return measured(asker.items, asker.ask(), name)
 
     def asked(which: AudioLLM, names: Sequence[str]) -> pd.DataFrame:
-        key = identity(which, items, template) | {"batch_size": batch_size, "random_state": random_state}
+        key = identity(which, items, template) | {"batch_size": batch_size, "random_state": seed}
         return asked_in_parts(
             Work("gates", key, cache), items, names, lambda part: Asker(which, part, template, batch_size), ask,
             what=f"gates of {which.name}", batch_size=batch_size, progress=progress,
@@ -371,21 +335,23 @@ def gates(
         )  # fmt: skip
 
     table = asked(llm, [OWN, *chosen])
-    rival: AudioLLM | None = None if against is None else _loaded(against)
+    # Before the other model's items are added: it may hear what this one does not.
+    asked_of = set(table["id"])
+    heard = np.array([item.id in asked_of for item in items])
     label: str | None = None
     if rival is not None:
         taken = rival.name in (llm.name, OWN, *chosen)
         label = f"other {rival.name}" if taken else rival.name
         table = pd.concat([table, asked(rival, [OWN]).assign(setting=label)], ignore_index=True)
-    heard = np.array([item.id in set(table["id"]) for item in items])
     made = {
-        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": list(conditions),
-        "streams": list(streams), "against": label, "against_weights": None if rival is None else rival.weights_sha,
-        "skipped": int((~heard).sum()), "level": level, "random_state": random_state, "batch_size": batch_size,
+        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": named(conditions),
+        "streams": list(streams), "settings": chosen, "against": label,
+        "against_weights": None if rival is None else rival.weights_sha,
+        "skipped": int((~heard).sum()), "level": level, "random_state": seed, "batch_size": batch_size,
         "weights": llm.weights_sha, "template": template.sha,
     }  # fmt: skip
     tasks = np.array([item.task_name for item in items])
     return GateResult(
-        compared(table, OWN, level=level, random_state=random_state),
+        compared(table, OWN, level=level, random_state=seed),
         mixture_table(mixtures[heard], tasks[heard], streams), table, made,
     )  # fmt: skip

@@ -48,11 +48,14 @@ from vpanalysis.attribution._asking import Asker
 from vpanalysis.attribution._mixtures import mixtures_of, variation
 from vpanalysis.attribution._settings import (
     asked_in_parts,
+    check_numbers,
     chosen_items,
     compared,
     compared_by_task,
     measured,
+    named,
     p_text,
+    seed_of,
 )
 from vpanalysis.attribution._work import Work, identity
 from vpanalysis.attribution.margins import clusters_by_name
@@ -122,8 +125,9 @@ class ParaphraseResult(TableResult):
     mixtures : DataFrame
         One row a wording and task (and ``"all"``): changed (share of the items whose gate text is another), unknown
         (unknown tokens an item, more than in the original), variation (mean total variation from the original's
-        mixture) with its interval (clustered by prompt too: NaN where a task has one question), between (mean total
-        variation between tasks' mean mixtures in the original wording), ratio of the two, n. Empty without a mixer.
+        mixture) with its interval (clustered by prompt too; NaN bounds where the gate reads one prompt only), between
+        (mean total variation between tasks' mean mixtures in the original wording), ratio of the two, n. Empty without
+        a mixer.
     items : DataFrame
         One row an item and wording.
     settings : mapping
@@ -145,11 +149,11 @@ class ParaphraseResult(TableResult):
         """Draw how far each wording moves the mixture; without a mixer, the accuracy under each."""
         from vpanalysis.plots.gates import gate_settings, gate_wordings
 
-        name = str(self.settings.get("model", ""))
+        name, level = str(self.settings.get("model", "")), float(self.settings["level"])
         if len(self.mixtures):
-            return gate_wordings(self.mixtures, ax=ax, name=name)
+            return gate_wordings(self.mixtures, ax=ax, name=name, level=level)
         rows = self.table[self.table["measure"] == "accuracy"].reset_index(drop=True)
-        return gate_settings(rows, ax=ax, name=name, reference=ORIGINAL, title="in other words")
+        return gate_settings(rows, ax=ax, name=name, reference=ORIGINAL, title="in other words", level=level)
 
     def _parts(self) -> tuple[pd.DataFrame, str, str]:
         shown = self.table.assign(p=p_text(self.table["p"]), p_adjusted=p_text(self.table["p_adjusted"]))
@@ -158,7 +162,10 @@ class ParaphraseResult(TableResult):
         whole = self.mixtures[self.mixtures["task"] == ALL] if len(self.mixtures) else self.mixtures
         moved = [f"{row.wording} {row.variation:.2f}" for row in whole.itertuples()]
         if moved:
-            note += f". Mixtures moved by {', '.join(moved)}; tasks are {whole['between'].iloc[0]:.2f} apart"
+            note += f". Mixtures moved by {', '.join(moved)}"
+            # With one task there is nothing to set it against.
+            apart = float(whole["between"].iloc[0])
+            note += f"; tasks are {apart:.2f} apart" if np.isfinite(apart) else ""
         return shown, title, note
 
 
@@ -167,11 +174,11 @@ def paraphrase(
     benchmark: Benchmark | str,
     *,
     wordings: Mapping[str, Wording] | None = None,
-    conditions: Sequence[str] = ("conflict",),
+    conditions: str | Sequence[str] = ("conflict",),
     template: PromptTemplate = DEFAULT_PROMPT,
     batch_size: int = 16,
     level: float = 0.95,
-    random_state: int = 0,
+    random_state: int | None = 0,
     cache: bool | str | Path | None = True,
     progress: bool = True,
 ) -> ParaphraseResult:
@@ -184,14 +191,14 @@ def paraphrase(
     benchmark : Benchmark or str
     wordings : mapping of str to PromptTemplate, str or callable, optional
         Default :data:`WORDINGS`, those that change something.
-    conditions : sequence of str
+    conditions : str or sequence of str
         Of the items.
     template : PromptTemplate
         The original wording.
     batch_size : int
     level : float
-    random_state : int
-        Of the sign flips.
+    random_state : int or None
+        Of the sign flips; None for one that is drawn (``settings`` says which).
     cache : bool, str, Path or None
     progress : bool
 
@@ -202,13 +209,16 @@ def paraphrase(
     Raises
     ------
     RunError
-        For patterns without ``{question}``, wordings that change no item, and names that are taken.
+        Without wordings, for patterns without ``{question}``, wordings that change no item, names that are taken,
+        unknown conditions, and numbers out of range.
     """
     from vpanalysis.runs import _listed, _loaded
 
     llm, bench = _loaded(model), _listed(benchmark)
     if not llm.answers:
         raise RunError(f"cannot ask {llm.name!r} in other words", found="an encoder that answers nothing")
+    check_numbers("cannot reword", level=level, batch_size=batch_size)
+    seed = seed_of(random_state)
     items = chosen_items(bench, conditions, "cannot reword")
     made: dict[str, tuple[list[Item], PromptTemplate]] = {ORIGINAL: (items, template)}
     for name, wording in (WORDINGS if wordings is None else wordings).items():
@@ -221,6 +231,8 @@ def paraphrase(
                 continue
             raise RunError("cannot reword", found=f"the wording {name!r}, which changes no item")
         made[name] = other
+    if len(made) == 1:
+        raise RunError("cannot reword", found="no wordings", fix="give one by name, or leave them out for the default")
     # Parts are named by what is asked, so that another wording under an old name is another part.
     labels = {f"{name} {_digest(*asked)}": name for name, asked in made.items()}
     at = {item.id: number for number, item in enumerate(items)}
@@ -239,15 +251,14 @@ def paraphrase(
     )  # fmt: skip
     table["setting"] = table["setting"].map(labels)
     settings = {
-        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": list(conditions),
+        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": named(conditions),
         "wordings": {name: _digest(*asked) for name, asked in made.items()},
         "examples": {name: other.render(worded[0]) for name, (worded, other) in made.items()},
-        "skipped": len(items) - table["id"].nunique(), "level": level, "random_state": random_state,
+        "skipped": len(items) - table["id"].nunique(), "level": level, "random_state": seed,
         "batch_size": batch_size, "weights": llm.weights_sha, "template": template.sha,
     }  # fmt: skip
     mixtures = _moved(llm, made, batch_size, level)
-    return ParaphraseResult(compared(table, ORIGINAL, level=level, random_state=random_state), mixtures, table,
-                            settings)  # fmt: skip
+    return ParaphraseResult(compared(table, ORIGINAL, level=level, random_state=seed), mixtures, table, settings)
 
 
 def _worded(
@@ -298,11 +309,14 @@ def _moved(
             # Items that put one question to the gate are one observation of it.
             clusters = clusters_by_name(frame[here]) | {"prompt": prompts[here]}
             found = stats.mean(far[here], clusters, level=level)
+            # One prompt says nothing of how others would move, however many items ask it. Clipping keeps NaN.
+            told = len(np.unique(prompts[here])) > 1
+            low, high = np.clip([found.low, found.high], 0.0, 1.0) if told else (np.nan, np.nan)
             rows.append(
                 {
                     "wording": name, "task": task, "changed": float(changed[here].mean()),
                     "unknown": float((its_unknown - unknown)[here].mean()), "variation": found.value,
-                    "low": max(0.0, found.low), "high": min(1.0, found.high), "between": between,
+                    "low": float(low), "high": float(high), "between": between,
                     "ratio": found.value / between if between else float("nan"), "n": found.n,
                     "n_groups": found.n_groups,
                 }

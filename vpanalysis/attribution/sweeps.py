@@ -35,10 +35,20 @@ import pandas as pd
 
 from vpanalysis._results import TableResult
 from vpanalysis.attribution._asking import Asker
-from vpanalysis.attribution._mixtures import mixtures_of, streams_of
-from vpanalysis.attribution._settings import MEASURES, asked_in_parts, chosen_items, compared, measured, p_text
+from vpanalysis.attribution._mixtures import clamped, mixtures_of, streams_of
+from vpanalysis.attribution._settings import (
+    MEASURES,
+    asked_in_parts,
+    check_numbers,
+    chosen_items,
+    compared,
+    measured,
+    named,
+    p_text,
+    seed_of,
+)
 from vpanalysis.attribution._work import Work, identity
-from vpanalysis.attribution.mixtures import OWN, clamped
+from vpanalysis.attribution.mixtures import OWN
 from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
 from vpanalysis.errors import RunError
@@ -84,8 +94,10 @@ class SweepResult(TableResult):
         if measure not in MEASURES:
             raise RunError("cannot draw the sweep", found=repr(measure), allowed=MEASURES, word=measure)
         rows = self.table[self.table["measure"] == measure].reset_index(drop=True)
-        draw = gate_trade if self.settings["kind"] == "trade" else gate_grid
-        return draw(rows, self.settings["swept"], ax=ax, name=str(self.settings.get("model", "")))
+        swept, name = self.settings["swept"], str(self.settings.get("model", ""))
+        if self.settings["kind"] == "trade":
+            return gate_trade(rows, swept, ax=ax, name=name, level=float(self.settings["level"]))
+        return gate_grid(rows, swept, ax=ax, name=name)
 
     def _parts(self) -> tuple[pd.DataFrame, str, str]:
         first, second = self.settings["swept"]
@@ -103,11 +115,11 @@ def gate_sweep(
     kind: str = "trade",
     total: float | None = None,
     rest: str = "mean",
-    conditions: Sequence[str] = ("conflict",),
+    conditions: str | Sequence[str] = ("conflict",),
     template: PromptTemplate = DEFAULT_PROMPT,
     batch_size: int = 16,
     level: float = 0.95,
-    random_state: int = 0,
+    random_state: int | None = 0,
     cache: bool | str | Path | None = True,
     progress: bool = True,
 ) -> SweepResult:
@@ -125,15 +137,15 @@ def gate_sweep(
     kind : str
         ``"trade"`` or ``"grid"``.
     total : float, optional
-        What the two have together in a trade; by default what the others leave.
+        What the two have together in a trade; by default what the others leave. Not for a grid, which sets both.
     rest : str
         Where the others' weights come from: ``"mean"`` or ``"own"``.
-    conditions : sequence of str
+    conditions : str or sequence of str
     template : PromptTemplate
     batch_size : int
     level : float
-    random_state : int
-        Of the sign flips.
+    random_state : int or None
+        Of the sign flips; None for one that is drawn (``settings`` says which).
     cache : bool, str, Path or None
     progress : bool
 
@@ -144,7 +156,9 @@ def gate_sweep(
     Raises
     ------
     RunError
-        Without a mixer, for streams that are not two of its, fewer than two steps, or unknown words.
+        Without a mixer, for streams that are not two of its, fewer than two steps, a total that cannot be kept (in a
+        grid, or where no other stream has any weight that could make up the rest), unknown words, and numbers out of
+        range.
     """
     from vpanalysis.runs import _listed, _loaded
 
@@ -153,12 +167,17 @@ def gate_sweep(
     for name, value, allowed in (("kind", kind, KINDS), ("rest", rest, RESTS)):
         if value not in allowed:
             raise RunError("cannot sweep the gate", found=f"{name}={value!r}", allowed=allowed, word=value)
+    check_numbers("cannot sweep the gate", level=level, batch_size=batch_size)
+    seed = seed_of(random_state)
     if steps < 2 or (total is not None and not 0 < total <= 1):
         raise RunError("cannot sweep the gate", found=f"steps={steps}, total={total}",
                        allowed="two steps or more, and a total above 0 and up to 1")  # fmt: skip
+    if kind == "grid" and total is not None:
+        raise RunError("cannot sweep the gate", found=f"total={total} for a grid, which sets both weights",
+                       fix="leave the total out, or use kind='trade'")  # fmt: skip
     items = chosen_items(bench, conditions, "cannot sweep the gate")
     own = mixtures_of(llm, items, template, batch_size)
-    pair = [have[int(own.mean(axis=0)[:-1].argmax())], have[-1]] if streams is None else list(streams)
+    pair = [have[int(own.mean(axis=0)[:-1].argmax())], have[-1]] if streams is None else named(streams)
     for name in pair:
         if name not in have:
             raise RunError("cannot sweep the gate", found=repr(name), allowed=have, word=name)
@@ -182,16 +201,16 @@ def gate_sweep(
         what=f"gate sweep of {llm.name}", batch_size=batch_size, progress=progress,
         trial=lambda asker: asker.ask(range(min(batch_size, len(asker.items)))),
     )  # fmt: skip
-    found = compared(table, OWN, level=level, random_state=random_state)
+    found = compared(table, OWN, level=level, random_state=seed)
     for place, key in enumerate(("first", "second")):
         column = have.index(pair[place])
         weights = {name: float(rows[:, column].mean()) for name, rows in points.items()}
         found.insert(1 + place, key, found["setting"].map(weights))
     made = {
-        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": list(conditions),
+        "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "conditions": named(conditions),
         "all_streams": list(have), "swept": pair, "own_weights": [float(own[:, have.index(n)].mean()) for n in pair],
         "steps": steps, "kind": kind, "total": total, "rest": rest,
-        "skipped": len(items) - table["id"].nunique(), "level": level, "random_state": random_state,
+        "skipped": len(items) - table["id"].nunique(), "level": level, "random_state": seed,
         "batch_size": batch_size, "weights": llm.weights_sha, "template": template.sha,
     }  # fmt: skip
     return SweepResult(found, table, made)
@@ -207,9 +226,11 @@ def _points(
     left = others.sum(axis=1)
     out: dict[str, FloatArray] = {}
     if kind == "trade":
+        if total is not None and total < 1 and (left <= 1e-12).any():
+            raise RunError("cannot sweep the gate",
+                           found=f"total={total}, but no other stream has weight that could make up the rest",
+                           fix="leave the total out")  # fmt: skip
         shared = 1 - left if total is None else np.full(len(base), total)
-        # Without anything on the others there is nothing that they could be scaled to.
-        shared = np.where(left > 1e-12, shared, 1.0)
         scaled = others * np.divide(1 - shared, left, out=np.zeros_like(left), where=left > 1e-12)[:, None]
         for share in np.linspace(0, 1, steps):
             rows = scaled.copy()

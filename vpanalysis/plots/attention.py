@@ -28,7 +28,7 @@ _LABEL = {
 
 
 def attention_by_layer(
-    rows: pd.DataFrame, ax: Axes | None = None, *, name: str = "", note: str | None = CAVEAT
+    rows: pd.DataFrame, ax: Axes | None = None, *, name: str = "", level: float = 0.95, note: str | None = CAVEAT
 ) -> Axes:
     """Draw the attention to every span along the layers, with intervals.
 
@@ -39,6 +39,8 @@ def attention_by_layer(
     ax : Axes, optional
     name : str
         Of the model, for the title.
+    level : float
+        Of the intervals, for the label.
     note : str, optional
         Caption under the picture.
 
@@ -70,7 +72,7 @@ def attention_by_layer(
                         fontsize=LABEL_SIZE, annotation_clip=False)  # fmt: skip
         step = max(1, len(layers) // 14)
         ax.set_xticks(layers[::step])
-        ax.set_xlabel("layer of the language model (bands: 95 % intervals)")
+        ax.set_xlabel(f"layer of the language model (bands: {100 * level:g} % intervals)")
         ax.set_ylabel(_LABEL.get(quantity, quantity))
         ax.set_title(f"{name}: attention, mean of the heads" if name else "Attention, mean of the heads")
         add_note(ax, note)

@@ -21,7 +21,9 @@ _LABEL = {
 }
 
 
-def fused_settings(rows: pd.DataFrame, ax: Axes | None = None, *, name: str = "", note: str | None = None) -> Axes:
+def fused_settings(
+    rows: pd.DataFrame, ax: Axes | None = None, *, name: str = "", level: float = 0.95, note: str | None = None
+) -> Axes:
     """Draw one measure under every fusion and its control, with intervals; the unfused model as a band.
 
     Parameters
@@ -31,6 +33,8 @@ def fused_settings(rows: pd.DataFrame, ax: Axes | None = None, *, name: str = ""
     ax : Axes, optional
     name : str
         Of the model, for the title.
+    level : float
+        Of the intervals, for the label.
     note : str, optional
         Caption under the picture.
 
@@ -48,8 +52,6 @@ def fused_settings(rows: pd.DataFrame, ax: Axes | None = None, *, name: str = ""
             ax = new_axes(6.4, 1.9 + 0.42 * len(keys))[1]
         ax.axvspan(float(own["low"]), float(own["high"]), color=GREY, alpha=0.15, lw=0)
         ax.axvline(float(own["value"]), color=GREY, lw=1.0, ls=(0, (1, 2)))
-        ax.annotate("unfused", (float(own["value"]), 1.0), xycoords=("data", "axes fraction"), xytext=(2, -1),
-                    textcoords="offset points", ha="left", va="top", color=GREY, fontsize=8)  # fmt: skip
         for source, series, shift in (("own", TRUTH, -0.13), ("other clip", CLAIM, 0.13)):
             part = fused[fused["source"] == source]
             if part.empty:
@@ -65,8 +67,13 @@ def fused_settings(rows: pd.DataFrame, ax: Axes | None = None, *, name: str = ""
         ax.set_yticks(range(len(keys)), [f"{layers.replace(' + ', ' +' + chr(10))}\nweight {weight}" if "+" in layers
                                          else f"{layers}, weight {weight}" for layers, weight in keys])  # fmt: skip
         ax.set_ylim(len(keys) - 0.4, -0.9)
-        ax.set_xlabel(f"{_LABEL.get(measure, measure)}, with 95 % intervals\n"
+        ax.set_xlabel(f"{_LABEL.get(measure, measure)}, with {100 * level:g} % intervals\n"
                       "(filled: differs from the unfused model, adjusted p < 0.05)")  # fmt: skip
+        # On the side where there is room: the legend begins at the right edge.
+        right = float(own["value"]) > float(np.mean(ax.get_xlim()))
+        ax.annotate("unfused", (float(own["value"]), 1.0), xycoords=("data", "axes fraction"),
+                    xytext=(-2 if right else 2, -1), textcoords="offset points", ha="right" if right else "left",
+                    va="top", color=GREY, fontsize=8)  # fmt: skip
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         ax.set_title(f"{name}: encoder layers appended" if name else "Encoder layers appended")
         add_note(ax, note)

@@ -195,6 +195,7 @@ def gate_settings(
     name: str = "",
     reference: str = "own",
     title: str = "the gate set to other weights",
+    level: float = 0.95,
     note: str | None = None,
 ) -> Axes:
     """Draw one measure of a model under its own and under other gate weights, or other settings.
@@ -211,6 +212,8 @@ def gate_settings(
         The setting that others are compared with.
     title : str
         What differs between the settings.
+    level : float
+        Of the intervals, for the label.
     note : str, optional
         Caption under the picture.
 
@@ -235,7 +238,8 @@ def gate_settings(
         ax.set_yticks(y, list(rows["setting"]))
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.set_xlabel(
-            f"{_LABEL.get(measure, measure)}, with 95 % interval (filled: differs from {reference}, adjusted p < 0.05)"
+            f"{_LABEL.get(measure, measure)}, with {100 * level:g} % interval (filled: differs from {reference}, "
+            "adjusted p < 0.05)"
         )
         ax.set_title(f"{name}: {title}" if name else title[:1].upper() + title[1:])
         add_note(ax, note)
@@ -243,7 +247,13 @@ def gate_settings(
 
 
 def gate_trade(
-    rows: pd.DataFrame, streams: Sequence[str], ax: Axes | None = None, *, name: str = "", note: str | None = None
+    rows: pd.DataFrame,
+    streams: Sequence[str],
+    ax: Axes | None = None,
+    *,
+    name: str = "",
+    level: float = 0.95,
+    note: str | None = None,
 ) -> Axes:
     """Draw one measure while two streams trade their weights, with its interval; the gate's own as a band.
 
@@ -256,6 +266,8 @@ def gate_trade(
     ax : Axes, optional
     name : str
         Of the model, for the title.
+    level : float
+        Of the intervals, for the label.
     note : str, optional
         Caption under the picture.
 
@@ -279,7 +291,9 @@ def gate_trade(
         ax.fill_between(x, low, high, color=TRUTH.colour, alpha=0.18, lw=0)
         ax.plot(x, value, color=TRUTH.colour, marker=TRUTH.marker)
         total = float((line["first"] + line["second"]).mean())
-        ax.set_xlabel(f"weight of {streams[0]}; {streams[1]} has the rest of {total:.2f} (bands: 95 % intervals)")
+        ax.set_xlabel(
+            f"weight of {streams[0]}; {streams[1]} has the rest of {total:.2f} (bands: {100 * level:g} % intervals)"
+        )
         ax.set_ylabel(_LABEL.get(measure, measure))
         ax.set_title(f"{name}: {streams[0]} against {streams[1]}" if name else f"{streams[0]} against {streams[1]}")
         add_note(ax, note)
@@ -337,7 +351,9 @@ def gate_grid(
     return ax
 
 
-def gate_shares(rows: pd.DataFrame, ax: Axes | None = None, *, name: str = "", note: str | None = None) -> Axes:
+def gate_shares(
+    rows: pd.DataFrame, ax: Axes | None = None, *, name: str = "", level: float = 0.95, note: str | None = None
+) -> Axes:
     """Draw what each stream adds to the mixed tokens, a row a task and a column a stream.
 
     Parameters
@@ -347,6 +363,8 @@ def gate_shares(rows: pd.DataFrame, ax: Axes | None = None, *, name: str = "", n
     ax : Axes, optional
     name : str
         Of the model, for the title.
+    level : float
+        Of the intervals, for the label.
     note : str, optional
         Caption under the picture.
 
@@ -360,7 +378,9 @@ def gate_shares(rows: pd.DataFrame, ax: Axes | None = None, *, name: str = "", n
     half = np.array(
         [[float(cells.loc[(t, s), "high"] - cells.loc[(t, s), "low"]) / 2 for s in streams] for t in tasks]
     )  # fmt: skip
-    text = pd.DataFrame(value).map(lambda v: f"{v:.2f}") + pd.DataFrame(half).map(lambda h: f" ±{h:.2f}")
+    # One item has no interval.
+    spread = pd.DataFrame(half).map(lambda h: f" ±{h:.2f}" if np.isfinite(h) else "")
+    text = pd.DataFrame(value).map(lambda v: f"{v:.2f}") + spread
     title = {
         "weight": "gate weights", "share": "share of the mixed tokens", "moving": "share of what changes over the clip",
         "size": "length of the term over the mixture's",
@@ -372,13 +392,15 @@ def gate_shares(rows: pd.DataFrame, ax: Axes | None = None, *, name: str = "", n
         draw_map(ax, np.clip(value, 0.0, None), text, high=max(0.5, float(np.nanmax(value))), size=8)
         ax.set_xticks(range(len(streams)), streams)
         ax.set_yticks(range(len(tasks)), ["all tasks" if task == "all" else short_task(task) for task in tasks])
-        ax.set_xlabel("stream (mean ± half the 95 % interval)")
+        ax.set_xlabel(f"stream (mean ± half the {100 * level:g} % interval)")
         ax.set_title(f"{name}: {title.get(quantity, quantity)}" if name else title.get(quantity, quantity))
         add_note(ax, note)
     return ax
 
 
-def gate_wordings(mixtures: pd.DataFrame, ax: Axes | None = None, *, name: str = "", note: str | None = None) -> Axes:
+def gate_wordings(
+    mixtures: pd.DataFrame, ax: Axes | None = None, *, name: str = "", level: float = 0.95, note: str | None = None
+) -> Axes:
     """Draw how far each wording moves the mixture, beside how far tasks are apart.
 
     Parameters
@@ -388,6 +410,8 @@ def gate_wordings(mixtures: pd.DataFrame, ax: Axes | None = None, *, name: str =
     ax : Axes, optional
     name : str
         Of the model, for the title.
+    level : float
+        Of the intervals, for the label.
     note : str, optional
         Caption under the picture.
 
@@ -416,7 +440,8 @@ def gate_wordings(mixtures: pd.DataFrame, ax: Axes | None = None, *, name: str =
         ax.set_ylim(len(rows) - 0.4, -0.8)
         ax.set_xlim(0, 1)
         ax.set_xlabel(
-            "total variation from the original wording's mixture\n(dots: all items, 95 % intervals; ticks: tasks)"
+            "total variation from the original wording's mixture\n"
+            f"(dots: all items, {100 * level:g} % intervals; ticks: tasks)"
         )
         ax.set_title(f"{name}: mixtures under other wordings" if name else "Mixtures under other wordings")
         add_note(ax, note)
