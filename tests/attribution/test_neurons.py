@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from torch import nn
 import vpanalysis as vp
 from vpanalysis.attribution._steered import HeldBatch, output_of_units
 from vpanalysis.attribution.neurons import NeuronResult, matched_units, scale_neurons, unit_scores
+from vpanalysis.benchmark.audio import ArrayAudio
 from vpanalysis.benchmark.items import Benchmark
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
 from vpanalysis.errors import RunError
@@ -203,20 +207,62 @@ def test_without_training_items_the_benchmarks_own_are_split(listener: vp.AudioL
     assert found.neurons["fold"].nunique() > 1
 
 
-def test_what_cannot_be_scaled_is_refused(
-    listener: vp.AudioLLM, bench: Benchmark, train: Benchmark, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_scaled_is_refused(listener: vp.AudioLLM, bench: Benchmark, train: Benchmark) -> None:
     for more, what in (
         ({"about": "word"}, "did you mean 'words'"), ({"draws": 0}, "draws=0"), ({"factors": (1.0,)}, "factors"),
         ({"top": 0.7}, "at most half"), ({"top": 0}, "at least one"), ({"layers": "tower"}, "tower"),
-        ({"conditions": ("neutrall",)}, "neutrall"),
+        ({"conditions": ("neutrall",)}, "did you mean 'neutral'"), ({"level": 0}, "level=0"),
+        ({"batch_size": 0}, "batch_size=0"), ({"splits": 1}, "splits=1"),
     ):  # fmt: skip
         with pytest.raises(RunError, match=what):
             scale_neurons(listener, bench, cache=False, progress=False, **{"fit": train, **more})
     layer = listener.module_of("encoder[1]")
-    monkeypatch.setattr(layer, "fc2", nn.Identity())
-    with pytest.raises(RunError, match="fc2 behind their activation"):
-        scale_neurons(listener, bench, fit=train, cache=False, progress=False)
+    own = layer.fc2
+    try:
+        layer.fc2 = nn.Identity()
+        with pytest.raises(RunError, match="fc2 behind their activation"):
+            scale_neurons(listener, bench, fit=train, cache=False, progress=False)
+    finally:
+        layer.fc2 = own
+
+
+def test_clips_that_cannot_be_used_are_skipped_and_settings_are_whole(
+    listener: vp.AudioLLM, bench: Benchmark, train: Benchmark
+) -> None:
+    short = ArrayAudio(np.full(10, 0.1, dtype=np.float32))
+    two = [item for item in bench if item.condition == "conflict"][:2]
+    other = vp.load_benchmark("mini", tasks=["gender_prediction"]).filter(lambda item: item.condition == "conflict")[:3]
+    asked = Benchmark(
+        [replace(two[0], audio=short), two[1], *(replace(item, audio=short) for item in other)], name="b", source="b"
+    )
+    both = Benchmark(
+        [*train, *vp.load_benchmark("mini", split="train", tasks=["gender_prediction"], limit=20)], name="f", source="f"
+    )
+    found = scale_neurons(listener, asked, layers="encoder[5]", fit=both, factors=(0.0,), draws=1, others=0,
+                          top=np.int64(4), conditions="conflict", random_state=None, cache=False,
+                          progress=False)  # fmt: skip
+    made = found.settings
+    assert set(found.items["id"]) == {two[1].id}
+    assert (made["skipped"], made["left_out"], made["tasks_left_out"]) == (4, 0, ["gender_prediction"])
+    assert set(inspect.signature(scale_neurons).parameters) - {"cache", "progress"} <= set(made)
+    assert json.loads(json.dumps(made)) == made
+    assert isinstance(made["random_state"], int)
+    assert "nan" not in repr(found)
+    assert made["kept_apart"] == ["speaker", "script"]
+    ax = found.plot()
+    said = " ".join(" ".join(text.get_text() for text in (*ax.texts, *ax.figure.texts)).split())
+    assert "on other speakers and wordings." in said
+    assert set(found.neurons["chosen"].groupby(found.neurons["fold"]).sum()) == {4}
+
+
+def test_units_are_not_scored_where_all_words_are_alike(
+    listener: vp.AudioLLM, bench: Benchmark, train: Benchmark
+) -> None:
+    # Every item says the same two options, so that there is one class and two options.
+    same = [replace(item, said_level="same") if item.said else item for item in train]
+    with pytest.raises(RunError, match="no usable training items"):
+        scale_neurons(listener, bench, layers="encoder[5]", fit=Benchmark(same, name="s", source="s"), about="words",
+                      conditions="conflict", others=0, cache=False, progress=False)  # fmt: skip
 
 
 def test_results_print_plot_and_keep(found: NeuronResult, tmp_path: Path) -> None:

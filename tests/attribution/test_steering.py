@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +14,22 @@ import pytest
 import torch
 
 import vpanalysis as vp
-from vpanalysis.attribution._directions import OptionMeans, membership, random_push, segments_of, train_weights
+from vpanalysis.attribution._directions import (
+    Compass,
+    OptionMeans,
+    membership,
+    random_push,
+    segments_of,
+    train_weights,
+)  # fmt: skip
 from vpanalysis.attribution._doses import dose_table
-from vpanalysis.attribution._plans import OTHER_TASKS, plan
+from vpanalysis.attribution._plans import OTHER_TASKS, apart_text, kept_apart, plan, reachable
 from vpanalysis.attribution._steered import HeldBatch, added, part_bounds
 from vpanalysis.attribution.steering import SteerResult, steer
-from vpanalysis.benchmark.items import Benchmark
+from vpanalysis.benchmark.audio import ArrayAudio
+from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
-from vpanalysis.errors import RunError
+from vpanalysis.errors import AudioError, RunError
 
 TASK = "intonation_perception"
 OTHER = "gender_prediction"
@@ -118,6 +129,22 @@ def test_random_pushes_are_exactly_as_long() -> None:
     assert np.ptp(like) == 0
 
 
+def test_random_pushes_are_as_long_in_every_part_of_a_clip(train: Benchmark) -> None:
+    push = np.concatenate([np.zeros(50), np.ones(50), np.full(50, 0.1)])
+    for like in (None, np.random.default_rng(3).normal(size=150)):
+        drawn = random_push(push, (0, 1), like, 3).reshape(3, 50)
+        np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), np.linalg.norm(push.reshape(3, 50), axis=1))
+    # So are those that a verb draws, of either kind.
+    one = plan(train, None, TASK, conditions=("conflict",), splits=2)
+    assert one is not None
+    states = np.random.default_rng(0).normal(size=(len(one.pool), 6 * 8)) * np.repeat([9.0, 1.0, 1.0, 1.0, 1.0, 0.1], 8)
+    for control in ("random", "shuffled"):
+        compass = Compass(one, one.pool, states, "difference of means", "truth", control, (0, 0), 6)
+        lengths = [np.linalg.norm(v.reshape(6, 8), axis=1) for v in (compass.push(0), compass.drawn(0, 0))]
+        np.testing.assert_allclose(lengths[0], lengths[1], err_msg=control)
+        assert not np.allclose(compass.push(0), compass.drawn(0, 0))
+
+
 def test_training_words_tell_nothing_about_the_truth(train: Benchmark) -> None:
     items = [item for item in train if item.task_name == TASK]
     assert train_weights(items)[1] < 1e-12
@@ -152,6 +179,50 @@ def test_no_speaker_and_no_wording_is_on_both_sides(bench: Benchmark, train: Ben
     assert {i.id for i, which in zip(split.items, split.sets, strict=True) if which == "conflict"} == {
         i.id for i in both if i.task_name == TASK and i.condition == "conflict"
     }
+
+
+def test_where_nobody_is_named_items_twins_and_clips_are_kept_apart(bench: Benchmark, train: Benchmark) -> None:
+    def nameless(items: Benchmark | list[Item], **more: object) -> Benchmark:
+        return Benchmark([replace(item, speaker=None, script=None, **more) for item in items], name="n", source="n")
+
+    asked = nameless(bench)
+    renamed = [replace(item, id=f"other {item.id}") for item in bench]
+    for fit in (
+        asked,  # who is asked
+        nameless([replace(item, audio=ArrayAudio(np.full(9000, 0.1 * n))) for n, item in enumerate(renamed)]),  # twins
+        nameless(renamed, cell=None),  # the same clips
+    ):
+        with pytest.raises(RunError, match=r"other items and clips \(speakers and wordings are not named"):
+            plan(asked, fit, TASK, conditions=("conflict", "congruent", "neutral"))
+    both = nameless([*bench, *train])
+    one = plan(asked, both, TASK, conditions=("conflict",))
+    assert one is not None
+    assert {item.id for item in one.pool} == {item.id for item in train if item.task_name == TASK}
+    # One clip in two items without a cell is on one side.
+    twice = nameless([*bench, *renamed], cell=None)
+    split = plan(twice, None, TASK, conditions=("conflict",))
+    assert split is not None
+    for item, fold in zip(split.items, split.fold, strict=True):
+        assert split.train[int(fold)]
+        assert item.audio.key() not in {other.audio.key() for other in split.train[int(fold)]}
+
+
+def test_what_was_kept_apart_is_said(found: SteerResult, bench: Benchmark, train: Benchmark) -> None:
+    def note(result: SteerResult) -> str:
+        ax = result.plot()
+        return " ".join(" ".join(text.get_text() for text in (*ax.texts, *ax.figure.texts)).split())
+
+    assert found.settings["kept_apart"] == ["speaker", "script"]
+    assert "on other speakers and wordings." in note(found)
+    named = plan(bench, train, TASK, conditions=("conflict",))
+    part = plan(bench, Benchmark([replace(i, script=None) for i in train], name="n", source="n"), TASK,
+                conditions=("conflict",))  # fmt: skip
+    assert named is not None and part is not None
+    assert kept_apart([named]) == ["speaker", "script"]
+    assert kept_apart([named, part]) == ["speaker"]
+    assert apart_text(["speaker"]) == "other speakers (wordings are not named)"
+    unnamed = replace(found, settings={**found.settings, "kept_apart": []})
+    assert "on other items and clips (speakers and wordings are not named)." in note(unnamed)
 
 
 def test_a_coefficient_of_zero_changes_not_a_bit(listener: vp.AudioLLM, bench: Benchmark) -> None:
@@ -286,6 +357,145 @@ def test_directions_of_the_words_move_a_reader(reader: vp.AudioLLM, bench: Bench
     assert row["over_random_low"] > 0
 
 
+class _Broken:
+    """A clip that cannot be read."""
+
+    def load(self) -> np.ndarray:
+        raise AudioError("cannot read it")
+
+    def key(self) -> str:
+        return "broken"
+
+    def describe(self) -> str:
+        return "broken"
+
+
+def test_clips_that_cannot_be_used_are_left_out_and_counted(listener: vp.AudioLLM) -> None:
+    task = "emotion_recognition"
+    bench = [item for item in _first(10, task, OTHER) if item.condition == "conflict"]
+    train = _first(30, task, OTHER, split="train")
+    goal = next(item for item in bench if item.task_name == task).truth
+    short = ArrayAudio(np.full(10, 0.1, dtype=np.float32))
+    with pytest.raises(AudioError):
+        listener.layout([short.load()])
+    first = next(item.id for item in bench if item.task_name == task and item.truth != goal)
+    asked = [
+        replace(item, audio=_Broken()) if item.task_name == OTHER else
+        replace(item, audio=short) if item.id == first else item
+        for item in bench
+    ]  # fmt: skip
+    # Of one option there are training items, but none that can be heard.
+    still = ArrayAudio(np.full(9, 0.1, dtype=np.float32))
+    heard = [replace(item, audio=still) if item.task_name == task and item.truth == goal else item for item in train]
+    found = steer(
+        listener, Benchmark(asked, name="b", source="b"), fit=Benchmark(heard, name="f", source="f"), sites="tower",
+        coefficients=(1.0,), draws=1, others=0, cache=False, progress=False,
+    )  # fmt: skip
+    mine = [item for item in bench if item.task_name == task]
+    others = {item.id for item in mine if item.truth != goal and set(item.foils) != {goal}} - {first}
+    assert set(found.items["id"]) == others
+    assert found.settings["skipped"] == 1 + sum(item.task_name == OTHER for item in bench)
+    assert found.settings["left_out"] == len(mine) - 1 - len(others) > 0
+    assert found.settings["tasks_left_out"] == [OTHER]
+    assert f"Not asked: {found.settings['skipped']} items without a usable clip" in " ".join(repr(found).split())
+    assert f"no item of {OTHER} is left" in " ".join(repr(found).split())
+    silent = Benchmark([replace(item, audio=short) for item in bench], name="s", source="s")
+    with pytest.raises(RunError, match=f"{len(bench)} clips cannot be used"):
+        steer(listener, silent, fit=train, sites="tower", others=0, cache=False, progress=False)
+
+
+def test_training_sets_without_enough_are_not_used(bench: Benchmark) -> None:
+    one = plan(bench, None, TASK, conditions=("conflict",))
+    assert one is not None
+    assert reachable(one, "truth", lambda _items: False) is None
+    bad = one.train[0]
+    kept = reachable(one, "truth", lambda items: items is not bad)
+    assert kept is not None
+    assert bad not in kept.train
+    for item, fold in zip(kept.items, kept.fold, strict=True):
+        assert kept.train[int(fold)] is one.train[int(one.fold[one.items.index(item)])]
+
+
+def test_one_task_without_training_items_does_not_end_the_others(listener: vp.AudioLLM, bench: Benchmark) -> None:
+    alone = next(item for item in _first(1, OTHER) if item.condition == "conflict")
+    both = Benchmark([*bench, alone], name="b", source="b")
+    found = steer(listener, both, sites="tower", coefficients=(1.0,), draws=1, others=0, splits=2, cache=False,
+                  conditions="conflict", progress=False)  # fmt: skip
+    assert set(found.table["task"]) == {TASK}
+    assert found.settings["left_out"] >= 1
+    assert found.settings["tasks_left_out"] == [OTHER]
+
+
+def test_settings_hold_every_parameter_and_one_item_has_no_interval(
+    listener: vp.AudioLLM, bench: Benchmark, train: Benchmark, tmp_path: Path
+) -> None:
+    one = bench.filter(lambda item: item.cell == bench[0].cell)
+    asked = {
+        "fit": train, "sites": "tower", "coefficients": (np.float32(1.0),), "draws": np.int64(2), "others": 0,
+        "conditions": "conflict", "batch_size": np.int64(4), "cache": False, "progress": False,
+    }  # fmt: skip
+    found = steer(listener, one, random_state=None, **asked)
+    made = found.settings
+    assert set(inspect.signature(steer).parameters) - {"cache", "progress"} <= set(made)
+    assert json.loads(json.dumps(made)) == made
+    assert (made["batch_size"], made["conditions"], made["draws"]) == (4, ["conflict"], 2)
+    again = steer(listener, one, random_state=made["random_state"], **asked)
+    pd.testing.assert_frame_equal(found.items, again.items)
+    other = steer(listener, one, random_state=None, **asked).settings["random_state"]
+    assert isinstance(other, int)
+    assert other != made["random_state"]
+    assert len(found.items["id"].unique()) == 1
+    assert "nan" not in repr(found)
+    assert " –" in repr(found)
+    assert "nan" not in found._repr_html_()
+    assert found.plot().get_ylabel().startswith("margin")
+    assert SteerResult.load(found.save(tmp_path)).settings == made
+
+
+def test_places_are_those_of_the_clip_in_every_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "models")
+    builders, checks = importlib.import_module("builders"), importlib.import_module("family_checks")
+    waves = checks.waves_of(1.3, 0.9, 1.1, 1.2)
+    items = checks.items_of(waves)
+    for name, flat in (("voxtral", {"projector"}), ("qwen2_audio", set()), ("music_flamingo", set())):
+        built = getattr(builders, name)()
+        llm = vp.AudioLLM(built.model, built.processor, name=name)
+        batch = HeldBatch(llm, items, waves, DEFAULT_PROMPT, parts=2)
+        heard = [sum(clip) for clip in batch.batch.layout.heard_tokens]
+        base, refused = batch.logprobs(), set()
+        for site in llm.sites:
+            if site == "options":
+                continue
+            try:
+                state = batch.states([site])[site]
+            except RunError as error:
+                assert "a state of shape" in str(error)
+                refused.add(site)
+                rows = torch.zeros(1, dtype=torch.long)
+                with pytest.raises(RunError, match="choose another site"), added(llm, site, rows, rows, rows[:, None]):
+                    llm.forward(batch.batch)
+                continue
+            for one, two in zip(base, batch.steered(site, np.zeros_like(state)), strict=True):
+                np.testing.assert_array_equal(one, two, err_msg=f"{name} {site}")
+            if site.startswith("text"):
+                assert [len(rows) for rows, _ in batch.places(site)] == heard, (name, site)
+        assert refused == flat, name
+        if flat:
+            # Silence behind a clip is heard by this family, and is not the clip.
+            assert heard == [17, 12, 14, 15]
+            assert batch.batch.layout.audio_tokens == (375,) * 4
+            with pytest.raises(RunError, match="cannot change 'projector'"):
+                more = Benchmark(
+                    [
+                        replace(item, speaker=f"speaker-{n // 4}")
+                        for n, item in enumerate(checks.items_of(checks.waves_of(*[0.5] * 16)))
+                    ],
+                    name="t", source="t",
+                )  # fmt: skip
+                steer(llm, more, sites=["projector"], draws=1, others=0, splits=2, batch_size=4, cache=False,
+                      progress=False)  # fmt: skip
+
+
 def test_a_second_call_asks_nothing(
     listener: vp.AudioLLM, bench: Benchmark, train: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -319,7 +529,10 @@ def test_what_cannot_be_steered_is_refused(listener: vp.AudioLLM, bench: Benchma
     for more, what in (
         ({"direction": "prob"}, "did you mean 'probe'"), ({"about": "voice"}, "about='voice'"),
         ({"span": "audios"}, "did you mean 'audio'"), ({"control": "none"}, "control='none'"),
-        ({"draws": 0}, "draws=0"),
+        ({"draws": 0}, "draws=0"), ({"level": 1.0}, "level=1.0"), ({"batch_size": 0}, "batch_size=0"),
+        ({"random_state": -1}, "random_state=-1"), ({"splits": 1}, "splits=1"), ({"others": -1}, "others=-1"),
+        ({"conditions": "conflictt"}, "did you mean 'conflict'"), ({"conditions": ()}, "no condition"),
+        ({"conditions": ("conflict", "congruetn")}, "did you mean 'congruent'"),
         ({"coefficients": (0.0,)}, "coefficients"), ({"coefficients": (float("nan"),)}, "coefficients"),
         ({"sites": "gate"}, "gate"), ({"conditions": ("neutrall",)}, "neutrall"),
         ({"fit": bench}, "other speakers and wordings"),
@@ -366,6 +579,32 @@ def test_the_table_counts_draws_at_least_as_far() -> None:
     still = table[(table["measure"] == "accuracy") & (table["c"] == 1)].iloc[0]
     assert still["p"] == 1
     assert still["difference_low"] < 0 < still["difference_high"]
+
+
+def test_an_item_that_is_asked_with_several_tasks_counts_once() -> None:
+    rows = []
+    for number, task in enumerate(("a", "b", "c")):
+        mine = [(f"{task}{n}", "conflict") for n in range(4)]
+        mine += [(f"{other}{n}", OTHER_TASKS) for other in "abc" if other != task for n in range(4)]
+        for name, which in mine:
+            known = {"id": name, "task": task, "set": which, "speaker": None, "script": None, "site": "x"}
+            known |= {"accuracy": 1.0, "ala": np.nan, "towards": np.nan}
+            own = float(name[1])
+            moved = own + number + 1
+            rows.append({**known, "arm": "chosen", "draw": 0, "c": 0.0, "margin": own})
+            rows.append({**known, "arm": "chosen", "draw": 0, "c": 1.0, "margin": moved})
+            rows += [{**known, "arm": "random", "draw": d, "c": 1.0, "margin": own + 0.1 * d} for d in range(2)]
+    table = dose_table(pd.DataFrame(rows), dose="c", still=0.0)
+    side = table[(table["set"] == OTHER_TASKS) & (table["measure"] == "margin") & (table["c"] == 1)].set_index("task")
+    assert side["n"].to_dict() == {"all": 12, "a": 8, "b": 8, "c": 8}
+    assert side["n_groups"]["all"] == 12
+    assert side["difference"].to_dict() == pytest.approx({"all": 2, "a": 1, "b": 2, "c": 3})
+    # 2.5, 2 and 1.5, each four times; a t interval of twelve items.
+    half = side["difference_high"]["all"] - 2
+    assert half == pytest.approx(np.std(np.repeat([2.5, 2, 1.5], 4), ddof=1) / np.sqrt(12) * 1.96, rel=0.2)
+    own = table[(table["set"] == "conflict") & (table["measure"] == "margin") & (table["c"] == 1)].set_index("task")
+    assert own["n"].to_dict() == {"all": 12, "a": 4, "b": 4, "c": 4}
+    assert own["difference"]["all"] == pytest.approx(2)
 
 
 def test_results_print_plot_and_keep(found: SteerResult, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ about the truth (:func:`vpanalysis.probes.splits.independence_weights`). A *push
 * ``"probe"``                the weights of a logistic probe for the target less those for the others, of unit length,
   times the distance of the two means along them: what the probe reads moves as far, at the shortest length.
 
-Beside it stand pushes of the same length: ``"random"`` ones are Gaussian, ``"shuffled"`` ones are differences of means
-of the same training states with their labels permuted, so that they lie where the states vary. The second is the harder
-control: most random directions point where no state ever goes.
+Beside it stand pushes of the same length in every part of a clip: ``"random"`` ones are Gaussian, ``"shuffled"`` ones
+are differences of means of the same training states with their labels permuted, so that they lie where the states vary.
+The second is the harder control: most random directions point where no state ever goes.
 
 In tasks whose answer is an order in time the mean over a clip is the same for all answers. There a state is cut into
 equal parts, each of which has its own means and is pushed its own way.
@@ -181,21 +181,33 @@ class OptionMeans:
         return OptionMeans.fit(states[order], members, self.options, weights)
 
 
-def random_push(push: FloatArray, seed: Sequence[int], like: FloatArray | None = None) -> FloatArray:
-    """Return another push of the same length.
+def random_push(
+    push: FloatArray, seed: Sequence[int], like: FloatArray | None = None, parts: int = 1
+) -> FloatArray:  # fmt: skip
+    """Return another push of the same length, part by part.
+
+    A push that lies in one part of a clip must not stand beside random ones that are spread over all of it: each part
+    of these is as long as its own part of the push.
 
     Parameters
     ----------
-    push : array, shape (feature,), float64
+    push : array, shape (part x feature,), float64
     seed : sequence of int
-    like : array, shape (feature,), float64, optional
+    like : array, shape (part x feature,), float64, optional
         Where it should point; by default anywhere, all directions alike.
+    parts : int
 
     Returns
     -------
-    array, shape (feature,), float64
+    array, shape (part x feature,), float64
     """
     where = np.random.default_rng(list(seed)).normal(size=push.shape) if like is None else like
+    pairs = zip(np.split(push, parts), np.split(where, parts), strict=True)
+    return np.concatenate([_as_long(one, other) for one, other in pairs])
+
+
+def _as_long(push: FloatArray, where: FloatArray) -> FloatArray:
+    """Return what points where one vector does and is as long as another."""
     length = float(np.linalg.norm(where))
     if length == 0:
         return np.zeros_like(push)
@@ -216,13 +228,15 @@ class Compass:
         Of :data:`KINDS`, :data:`ABOUT`, :data:`CONTROLS`.
     seed : tuple of int
         Of random pushes.
+    parts : int
+        Into which states are cut.
     """
 
     def __init__(
         self, one: Plan, pool: Sequence[Item], states: FloatArray, kind: str, about: str, control: str,
-        seed: tuple[int, int],
+        seed: tuple[int, int], parts: int = 1,
     ) -> None:  # fmt: skip
-        self.plan, self.control, self.seed = one, control, seed
+        self.plan, self.control, self.seed, self.parts = one, control, seed, parts
         row = {item.id: number for number, item in enumerate(pool)}
         self._folds, self.information = [], 0.0
         for train in one.train:
@@ -259,14 +273,15 @@ class Compass:
         fold, target, others = key = self._key(number)
         push = self.push(number)
         if self.control == "random":
-            return random_push(push, (*self.seed, draw, self._number[key]))
+            return random_push(push, (*self.seed, draw, self._number[key]), None, self.parts)
         if (fold, draw) not in self._shuffles:
             means, states, members, weights = self._folds[fold]
             self._shuffles[fold, draw] = means.shuffled(states, members, weights, (*self.seed, draw, fold))
-        return random_push(push, (*self.seed, draw), self._shuffles[fold, draw].push(target, others))
+        return random_push(push, (*self.seed, draw), self._shuffles[fold, draw].push(target, others), self.parts)
 
-    def described(self, parts: int) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
         """Return how long pushes and states are, and what they come from."""
+        parts = self.parts
         lengths = [np.linalg.norm(self.push(number)) for number in range(len(self.plan.items))]
         states = np.concatenate([states for _, states, _, _ in self._folds])
         return {

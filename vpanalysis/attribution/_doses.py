@@ -13,12 +13,16 @@ below 1 / (n + 1).
 The paired difference to the mean of the draws takes these draws as they fell. Two random vectors differ as well, and
 enough items show it; so what is called ``beyond`` random has gone further than *every* draw, too.
 
+Items of other tasks are asked along with several tasks. In the rows over all tasks such an item is there once, with
+its mean over the tasks whose directions it was asked under.
+
 p values come from flipping the signs of whole speakers and wordings, adjusted over all sites and doses of a task, set
 of items and measure (largest statistic of shared flips, ``_flips.py``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -30,7 +34,7 @@ from vpanalysis.attribution.margins import clusters_by_name
 from vpanalysis.probes.paired import paired_interval
 from vpanalysis.stats import FloatArray
 
-__all__ = ["ALL", "CHOSEN", "ITEMS", "MEASURES", "RANDOM", "dose_columns", "dose_table", "shown_table"]
+__all__ = ["ALL", "CHOSEN", "ITEMS", "MEASURES", "RANDOM", "dose_columns", "dose_table", "left_text", "shown_table"]
 
 ALL = "all"
 """What stands for the task in rows over all tasks."""
@@ -56,10 +60,17 @@ def dose_columns(dose: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _subsets(items: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def _subsets(items: pd.DataFrame, dose: str) -> list[tuple[str, pd.DataFrame]]:
     tasks = list(dict.fromkeys(items["task"]))
     each = [(task, items[items["task"] == task]) for task in tasks]
-    return [(ALL, items), *each] if len(tasks) > 1 else each
+    return [(ALL, _once(items, dose)), *each] if len(tasks) > 1 else each
+
+
+def _once(items: pd.DataFrame, dose: str) -> pd.DataFrame:
+    """Return the items of several tasks, each once: measures are means over the tasks with which it was asked."""
+    keys = ["id", "set", "site", "arm", "draw", dose]
+    how = {"speaker": "first", "script": "first", **dict.fromkeys(MEASURES, "mean")}
+    return items.groupby(keys, sort=False, as_index=False).agg(how)
 
 
 def dose_table(
@@ -87,11 +98,10 @@ def dose_table(
         ``beyond``: further from the untouched model than every draw, and ``p_random_adjusted`` below ``1 - level``.
     """
     out: list[dict[str, Any]] = []
-    for task, mine in _subsets(items):
+    for task, mine in _subsets(items, dose):
         # Batches are by length; sets are shown in one order whatever the clips.
         for which in sorted(set(mine["set"]), key=lambda name: (_SETS.index(name) if name in _SETS else 3, name)):
             here = mine[mine["set"] == which]
-            here = here.assign(key=here["task"] + "|" + here["id"])
             for measure in MEASURES:
                 rows = _of_measure(here, measure, dose, still, level, random_state)
                 out += [{"task": task, "set": which, "measure": measure, **row} for row in rows]
@@ -101,7 +111,7 @@ def dose_table(
 def _of_measure(
     here: pd.DataFrame, measure: str, dose: str, still: float, level: float, seed: int
 ) -> list[dict[str, Any]]:
-    untouched = here[here[dose] == still].drop_duplicates("key").set_index("key")
+    untouched = here[here[dose] == still].drop_duplicates("id").set_index("id")
     untouched = untouched[untouched[measure].notna()]
     if untouched.empty:
         return []
@@ -116,7 +126,7 @@ def _of_measure(
     columns: dict[tuple[str, float, str], list[FloatArray]] = {}
     for named, part in here.groupby(["site", dose, "arm", "draw"], sort=False):
         site, amount, arm, _ = cast("tuple[str, float, str, int]", named)
-        values = part.set_index("key")[measure].reindex(keys).to_numpy(dtype=np.float64)
+        values = part.set_index("id")[measure].reindex(keys).to_numpy(dtype=np.float64)
         columns.setdefault((site, float(amount), arm), []).append(values)
     sites = list(dict.fromkeys(here["site"]))
     amounts = sorted({amount for _, amount, _ in columns})
@@ -155,13 +165,35 @@ def _of_measure(
     return out
 
 
+def left_text(settings: Mapping[str, Any]) -> str:
+    """Return what was not asked, as a sentence that follows another; empty where all was.
+
+    >>> left_text({"skipped": 1, "left_out": 3, "tasks_left_out": ["age_prediction"]})
+    ' Not asked: 1 item without a usable clip, 3 without training items; no item of age_prediction is left.'
+    """
+    skipped, left_out = int(settings.get("skipped", 0)), int(settings.get("left_out", 0))
+    said = [f"{skipped} item{'' if skipped == 1 else 's'} without a usable clip"] if skipped else []
+    said += [f"{left_out}{'' if said else ' item' if left_out == 1 else ' items'} without training items"] * bool(
+        left_out
+    )
+    tasks = ", ".join(settings.get("tasks_left_out", ()))
+    if not said:
+        return ""
+    return f" Not asked: {', '.join(said)}{f'; no item of {tasks} is left' if tasks else ''}."
+
+
+def _interval(low: float, high: float, sign: str) -> str:
+    # One speaker, or one item, says nothing about others.
+    return "–" if pd.isna(low) or pd.isna(high) else f"[{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
 def shown_table(table: pd.DataFrame, dose: str) -> pd.DataFrame:
     """Return the table as it is printed: estimates with their intervals, in one column each."""
     shown = table[["task", "set", "site", "measure", dose]].copy()
     for name, title in (("value", "value"), ("difference", "difference"), ("over_random", "over random")):
         sign, ends = ("", "") if name == "value" else ("+", f"{name}_")
         shown[title] = [
-            "–" if pd.isna(v) else f"{v:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+            "–" if pd.isna(v) else f"{v:{sign}.2f} {_interval(low, high, sign)}"
             for v, low, high in zip(table[name], table[f"{ends}low"], table[f"{ends}high"], strict=True)
         ]
     shown["p random"] = ["–" if p != p else "<.001" if p < 0.001 else f"{p:.3f}" for p in table["p_random_adjusted"]]

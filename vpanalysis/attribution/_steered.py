@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vpanalysis.attribution._hooks import Positions, changed, watched
-from vpanalysis.attribution._spans import token_spans
+from vpanalysis.attribution._spans import heard_only, token_spans
 from vpanalysis.errors import RunError
 from vpanalysis.stats import FloatArray
 
@@ -52,11 +52,18 @@ def added(llm: AudioLLM, site: str, rows: Tensor, columns: Tensor, values: Tenso
     rows, columns : Tensor, shape (position,), int64
         No position twice. Rows count on over the calls of the block.
     values : Tensor, shape (position, width)
+
+    Raises
+    ------
+    RunError
+        In the block, where the state has no rows of its own for each clip.
     """
     passed = 0
 
     def add(state: Tensor) -> Tensor:
         nonlocal passed
+        if state.ndim != 3:
+            raise _no_rows(llm, site, [state])
         first, passed = passed, passed + state.shape[0]
         here = (rows >= first) & (rows < passed)
         new = state.clone()
@@ -66,6 +73,16 @@ def added(llm: AudioLLM, site: str, rows: Tensor, columns: Tensor, values: Tenso
 
     with changed(llm, site, add):
         yield
+
+
+def _no_rows(llm: AudioLLM, site: str, calls: Sequence[Tensor]) -> RunError:
+    """Return the error for a state in which clips cannot be told apart."""
+    shapes = ", ".join(dict.fromkeys(str(tuple(state.shape)) for state in calls)) or "none"
+    return RunError(
+        f"cannot change {site!r} of {llm.name!r}", found=f"a state of shape {shapes}",
+        allowed="(row, frame, width) with the rows of each clip or item",
+        fix="choose another site, such as 'tower' or 'text.embed'",
+    )  # fmt: skip
 
 
 def output_of_units(llm: AudioLLM, layer: str) -> nn.Linear:
@@ -130,7 +147,8 @@ class HeldBatch:
     waves : sequence of array, each of shape (samples,), float32, 16 kHz
     template : PromptTemplate
     span : str
-        Which tokens of a text site are meant, of ``SPANS``; at other sites all frames of the clip.
+        Which tokens of a text site are meant, of ``SPANS``; at other sites all frames of the clip. ``audio`` are those
+        that stand for the clip and not for silence behind it.
     parts : int
         Equal parts of a clip that have a vector each; 1 for spans that are not audio.
     """
@@ -157,8 +175,18 @@ class HeldBatch:
             return Positions.of_site(site, self.batch.layout, nothing, nothing).audio
         if self._spans is None:
             self._spans = token_spans(self.llm, self.batch, self.template)
+            self._spans["audio"] = heard_only(self.batch.layout, self._spans["audio"])
         chosen = self._spans[self.span]
         return Positions.of_tokens(chosen, chosen).audio
+
+    def _rows(self, site: str, calls: Sequence[Tensor], places: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Return the rows of a state, (column, width) each; RunError where they are not those of its clips or items."""
+        expected = len(self.items) if site.startswith("text") else len(self.batch.row_items)
+        by_row = [row for call in calls for row in call] if all(call.ndim == 3 for call in calls) else []
+        lengths = torch.tensor([len(row) for row in by_row])
+        if len(by_row) != expected or any(bool((columns >= lengths[rows]).any()) for rows, columns in places):
+            raise _no_rows(self.llm, site, calls)
+        return by_row
 
     def parts_at(self, site: str) -> int:
         """Return how many parts a site is cut into: one where no time passes."""
@@ -167,7 +195,13 @@ class HeldBatch:
     # What training items are read with --------------------------------------------------------------------------------
 
     def states(self, sites: Sequence[str]) -> dict[str, FloatArray]:
-        """Return the mean state of each item in each part of its positions, shape (item, part x width), float64."""
+        """Return the mean state of each item in each part of its positions, shape (item, part x width), float64.
+
+        Raises
+        ------
+        RunError
+            For sites whose state has no rows of its own for each clip, such as one flat state of all clips.
+        """
         inside = [site for site in sites if site.startswith("encoder")]
         behind = [site for site in sites if site not in inside and site != "tower"]
         seen: dict[str, list[Tensor]] = {}
@@ -184,8 +218,9 @@ class HeldBatch:
             if site == "tower":
                 each = [clip.streams["tower"][self._valid(number)] for number, clip in enumerate(self.clips)]
             else:
-                by_row = [row for call in seen[site] for row in call]
-                each = [_taken(by_row, rows, columns) for rows, columns in self.places(site)]
+                places = self.places(site)
+                by_row = self._rows(site, seen[site], places)
+                each = [_taken(by_row, rows, columns) for rows, columns in places]
             out[site] = np.stack([self._means(state, self.parts_at(site)) for state in each])
         return out
 
@@ -213,8 +248,9 @@ class HeldBatch:
             self.llm.encode(self.waves)
         out = {}
         for layer in layers:
-            by_row = [row for call in seen[layer] for row in call]
-            each = [_taken(by_row, rows, columns) for rows, columns in self.places(layer)]
+            places = self.places(layer)
+            by_row = self._rows(layer, seen[layer], places)
+            each = [_taken(by_row, rows, columns) for rows, columns in places]
             sizes = [state.float().abs().mean(dim=0).double().cpu().numpy() for state in each]
             out[layer] = np.stack([self._means(state, self.parts) for state in each]), np.stack(sizes)
         return out

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from vpanalysis.attribution._doses import CHOSEN
-from vpanalysis.attribution._plans import Plan
+from vpanalysis.attribution._plans import Plan, reachable, taken
+from vpanalysis.attribution._settings import check_numbers, seed_of
 from vpanalysis.attribution._work import Work, identity, say_cost
 from vpanalysis.attribution.margins import margin
 from vpanalysis.errors import AudioError, RunError
@@ -31,10 +33,25 @@ if TYPE_CHECKING:
     from vpanalysis.benchmark.prompts import PromptTemplate
     from vpanalysis.models.facade import AudioLLM
 
-__all__ = ["Answers", "Study"]
+__all__ = ["Answers", "Study", "checked_call"]
 
 Answers = Callable[["HeldBatch", list[int], float], Iterator[tuple[str, int, "list[FloatArray]"]]]
 """From a batch, the numbers of its items in the plan and a dose to arms, draws and log-probabilities of options."""
+
+
+def checked_call(
+    verb: str, *, level: float, random_state: int | None, batch_size: int, draws: int, others: int, splits: int
+) -> int:
+    """Return the seed of a call, drawn where none is given; RunError for numbers that mean nothing."""
+    check_numbers(f"cannot {verb}", level=level, batch_size=batch_size)
+    seed = seed_of(random_state)
+    for name, value, least in (
+        ("batch_size", batch_size, 1), ("draws", draws, 1), ("others", others, 0), ("splits", splits, 2),
+        ("random_state", seed, 0),
+    ):  # fmt: skip
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise RunError(f"cannot {verb}", found=f"{name}={value!r}", allowed=f"a whole number from {least} on")
+    return seed
 
 
 class Study:
@@ -54,50 +71,80 @@ class Study:
     span : str
     parts_of : callable
         From a task to the number of equal parts of a clip.
+    about : str
+        Of :data:`vpanalysis.attribution._directions.ABOUT`.
     towards : str, optional
+    enough : callable, optional
+        Whether something can be made of a training set.
     cache : bool, str, Path or None
     progress : bool
 
     Attributes
     ----------
+    plans : list of Plan
+        Those of tasks in which something is left to ask, with items only whose clips the model can take.
     skipped : int
-        Clips that cannot be used, of items that are asked.
+        Items that would be asked and whose clips cannot be used: unreadable, or of a length that the model does not
+        take.
+    left_out : int
+        Items whose training sets lack their options without the clips that cannot be used.
+
+    Raises
+    ------
+    RunError
+        Where no task is left.
     """
 
     def __init__(
         self, llm: AudioLLM, plans: Sequence[Plan], verb: str, settings: Mapping[str, Any], *, dose: str, still: float,
-        template: PromptTemplate, batch_size: int, span: str, parts_of: Callable[[str], int], towards: str | None,
+        template: PromptTemplate, batch_size: int, span: str, parts_of: Callable[[str], int], about: str,
+        towards: str | None = None, enough: Callable[[Sequence[Item]], bool] | None = None,
         cache: bool | str | Path | None, progress: bool,
     ) -> None:  # fmt: skip
-        self.llm, self.plans, self.verb, self.dose, self.still = llm, list(plans), verb, dose, still
+        self.llm, self.verb, self.dose, self.still = llm, verb, dose, still
         self.template, self.batch_size, self.span, self.parts_of = template, batch_size, span, parts_of
         self.towards, self.progress = towards, progress
         every = {id(item): item for plan in plans for item in (*plan.items, *plan.pool)}
         known = identity(llm, list(every.values()), template)
         self.work = Work(verb, {**known, **settings, "batch_size": batch_size}, cache)
         self._waves: dict[int, Any] = {}
-        self.skipped = 0
+        self.plans: list[Plan] = []
+        self.skipped = self.left_out = 0
         self._numbers: list[list[int]] = []
         self._pools: list[list[Item]] = []
         for plan in plans:
             usable = [n for n, item in enumerate(plan.items) if self._load(item)]
             self.skipped += len(plan.items) - len(usable)
+            train = [[item for item in items if self._load(item)] for items in plan.train]
+            heard = taken(replace(plan, train=train), usable)
+            kept = None if heard is None else reachable(heard, about, enough)
+            self.left_out += len(usable) - (0 if kept is None else len(kept.items))
+            if kept is None:
+                continue
+            self.plans.append(kept)
             # By length, so that a batch has little padding.
-            self._numbers.append(sorted(usable, key=lambda n, p=plan: len(self._waves[id(p.items[n])])))  # type: ignore[misc]
-            pool = [item for item in plan.pool if self._load(item)]
-            self._pools.append(sorted(pool, key=lambda item: len(self._waves[id(item)])))
-            if not usable or not pool:
-                raise RunError(f"cannot ask {llm.name!r} about {plan.task!r}", found="no usable clip")
+            lengths = [len(self._waves[id(item)]) for item in kept.items]
+            self._numbers.append(sorted(range(len(lengths)), key=lengths.__getitem__))
+            self._pools.append(sorted(kept.pool, key=lambda item: len(self._waves[id(item)])))
+        if not self.plans:
+            raise RunError(
+                f"cannot ask {llm.name!r}",
+                found=f"no usable clip of any task, or no training items for it: {self.skipped} clips cannot be used, "
+                f"{self.left_out} items have no usable training items for their options",
+            )  # fmt: skip
         self._bar: Any = None
         self._held: tuple[tuple[int, int], HeldBatch] | None = None
 
     def _load(self, item: Item) -> bool:
         if id(item) not in self._waves:
             try:
-                self._waves[id(item)] = item.audio.load()
+                wave = item.audio.load()
+                # A clip may be fine and still too short for a single frame, or too long for a model with one window.
+                self.llm.layout([wave])
             except AudioError:
-                return False
-        return True
+                wave = None
+            self._waves[id(item)] = wave
+        return self._waves[id(item)] is not None
 
     def _batches(self, items: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
         for start in range(0, len(items), self.batch_size):

@@ -51,9 +51,9 @@ import pandas as pd
 
 from vpanalysis._results import TableResult
 from vpanalysis.attribution._directions import ABOUT, segments_of, train_weights, words_of
-from vpanalysis.attribution._doses import CHOSEN, RANDOM, dose_table, shown_table
-from vpanalysis.attribution._plans import Plan, plans_of
-from vpanalysis.attribution._study import Answers, Study
+from vpanalysis.attribution._doses import CHOSEN, RANDOM, dose_table, left_text, shown_table
+from vpanalysis.attribution._plans import Plan, apart_text, conditions_of, kept_apart, plans_of
+from vpanalysis.attribution._study import Answers, Study, checked_call
 from vpanalysis.attribution.steering import chosen_rows, grid_of
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
 from vpanalysis.capture.sites import SiteSelector, select_sites
@@ -127,8 +127,8 @@ class NeuronResult(TableResult):
         count = made.get("units", {}).get(layer, "?")
         note = (
             f"Band: {made.get('draws')} random sets of {count} units of the same layer and of similar activation, from "
-            "the smallest to the largest mean. Units are scored on other speakers and wordings. An analysis, not a "
-            "cure."
+            f"the smallest to the largest mean. Units are scored on {apart_text(made.get('kept_apart', ()))}. An "
+            "analysis, not a cure."
         )
         title = f"{made.get('model')}, {layer}: {count} units that tell the {made.get('about')}"
         return dose_response(rows, ax=ax, dose="factor", still=1.0, title=title, x="factor (1: as it is)", note=note)
@@ -141,6 +141,7 @@ class NeuronResult(TableResult):
         note = (
             f"Task: {first}. Held-out items; an analysis of what is used, not a cure. over random: paired, less the "
             f"mean of {made.get('draws')} sets of as many units of the same layer and of similar activation."
+            + left_text(made)
         )
         return shown_table(self.table[keep].reset_index(drop=True), "factor"), title, note
 
@@ -219,13 +220,13 @@ def scale_neurons(
     factors: Sequence[float] = (0.0, 0.5, 1.0, 2.0, 4.0),
     fit: Benchmark | str | None = None,
     draws: int = 5,
-    conditions: Sequence[str] = ("conflict", "congruent"),
+    conditions: Sequence[str] | str = ("conflict", "congruent"),
     others: int = 24,
     splits: int = 3,
     template: PromptTemplate = DEFAULT_PROMPT,
     batch_size: int = 16,
     level: float = 0.95,
-    random_state: int = 0,
+    random_state: int | None = 0,
     cache: bool | str | Path | None = True,
     progress: bool = True,
 ) -> NeuronResult:
@@ -249,7 +250,7 @@ def scale_neurons(
         Training items; as in :func:`vpanalysis.attribution.steer`.
     draws : int
         Random sets.
-    conditions : sequence of str
+    conditions : sequence of str, or str
         Of the items that are asked.
     others : int
         At most so many conflict items of the benchmark's other tasks are asked with each task's units scaled.
@@ -259,8 +260,8 @@ def scale_neurons(
     batch_size : int
     level : float
         Of the intervals.
-    random_state : int
-        Of splits, random sets and sign flips.
+    random_state : int or None
+        Of splits, random sets and sign flips; None draws one, which the settings keep.
     cache : bool, str, Path or None
         Where finished parts are kept: the default folder (True), another one, or nowhere (False, None).
     progress : bool
@@ -284,29 +285,32 @@ def scale_neurons(
         raise RunError(f"cannot scale units of {llm.name!r}", found="an encoder that answers nothing")
     if about not in ABOUT:
         raise RunError("cannot scale units", found=f"about={about!r}", allowed=ABOUT, word=about)
-    if draws < 1:
-        raise RunError("cannot scale units", found=f"draws={draws}", allowed="1 or more: sets to compare with")
+    seed = checked_call("scale units", level=level, random_state=random_state, batch_size=batch_size, draws=draws,
+                        others=others, splits=splits)  # fmt: skip
     grid = grid_of("scale units", "factors", factors, 1.0)
+    asked = conditions_of(bench, conditions, "scale units")
     if llm.frontend.flat:
         raise RunError(f"cannot scale units of {llm.name!r}", found="an encoder that runs all clips as one sequence")
     chosen = select_sites([site for site in llm.sites if site.startswith("encoder[")], layers)
     units = {layer: _count(top, output_of_units(llm, layer).in_features) for layer in chosen}
     train = None if fit is None else _listed(fit)
-    plans, left_out = plans_of(bench, train, about, conditions=conditions, towards=None, others=others, splits=splits,
-                               random_state=random_state, verb="scale units")  # fmt: skip
+    plans, left_out = plans_of(bench, train, about, conditions=asked, towards=None, others=others, splits=splits,
+                               random_state=seed, verb="scale units")  # fmt: skip
     made: dict[str, Any] = {
-        "about": about, "top": top, "draws": draws, "conditions": list(conditions), "others": others, "splits": splits,
-        "random_state": random_state, "fit": None if train is None else train.name,
+        "about": about, "top": int(top) if isinstance(top, (int, np.integer)) else float(top), "draws": int(draws),
+        "conditions": asked, "others": int(others), "splits": int(splits), "random_state": seed,
+        "batch_size": int(batch_size), "fit": None if train is None else train.name,
         "fit_sha": None if train is None else train.sha,
     }  # fmt: skip
     study = Study(llm, plans, "scale-neurons", made, dose="factor", still=1.0, template=template, batch_size=batch_size,
-                  span="audio", parts_of=segments_of, towards=None, cache=cache, progress=progress)  # fmt: skip
+                  span="audio", parts_of=segments_of, about=about, cache=cache, progress=progress,
+                  enough=lambda items: len(np.unique(_scored(items, about)[1])) > 1)  # fmt: skip
     tables, neurons = [], []
     with study.begin(chosen, [f for f in grid if f != 1.0], 1 + draws):
-        for at, one in enumerate(plans):
+        for at, one in enumerate(study.plans):
             pool, states = study.fit(at, lambda batch, sites: batch.activations(sites))
             sets = {
-                layer: _Sets(one, pool, states[layer], about, units[layer], (random_state, llm.sites.index(layer)))
+                layer: _Sets(one, pool, states[layer], about, units[layer], (seed, llm.sites.index(layer)))
                 for layer in chosen
             }
             answers = {layer: mine.answers(layer, draws) for layer, mine in sets.items()}
@@ -315,21 +319,28 @@ def scale_neurons(
     items = pd.concat(tables, ignore_index=True)
     made |= {
         "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "layers": chosen, "units": units,
-        "factors": grid, "level": level, "weights": llm.weights_sha, "template": template.sha,
-        "skipped": study.skipped, "left_out": left_out,
+        "factors": grid, "level": float(level), "weights": llm.weights_sha, "template": template.sha,
+        "skipped": study.skipped, "left_out": left_out + study.left_out, "kept_apart": kept_apart(study.plans),
+        "tasks_left_out": [task for task in bench.tasks if task not in {one.task for one in study.plans}],
     }  # fmt: skip
-    table = dose_table(items, dose="factor", still=1.0, level=level, random_state=random_state)
+    table = dose_table(items, dose="factor", still=1.0, level=level, random_state=seed)
     return NeuronResult(table, items, pd.concat(neurons, ignore_index=True), made)
 
 
 def _count(top: int | float, width: int) -> int:
-    count = round(top * width) if isinstance(top, float) else int(top)
+    count = int(top) if isinstance(top, (int, np.integer)) else round(float(top) * width)
     if not 1 <= count <= width // 2:
         raise RunError(
             "cannot scale units", found=f"top={top!r}: {count} of {width} units",
             allowed="at least one and at most half, so that as many others can be compared",
         )  # fmt: skip
     return count
+
+
+def _scored(items: Sequence[Item], about: str) -> tuple[list[Item], NDArray[np.str_]]:
+    """Return the items that units can be scored on, and the class of each."""
+    kept = [item for item in items if about == "truth" or words_of(item)]
+    return kept, np.array([item.truth if about == "truth" else words_of(item) for item in kept], dtype=np.str_)
 
 
 class _Sets:
@@ -343,14 +354,8 @@ class _Sets:
         row = {item.id: number for number, item in enumerate(pool)}
         self.scores, self.sizes, self.chosen = [], [], []
         for train in one.train:
-            items = [item for item in train if item.id in row and (about == "truth" or words_of(item))]
+            items, label = _scored(train, about)
             places = [row[item.id] for item in items]
-            label = np.array([item.truth if about == "truth" else words_of(item) for item in items])
-            if len(np.unique(label)) < 2:
-                raise RunError(
-                    f"cannot score units for {one.task!r}", found=f"{len(items)} training items of one class",
-                    fix="give more training items as fit=",
-                )  # fmt: skip
             score = unit_scores(read[0][places], label, train_weights(items)[0], segments_of(one.task))
             self.scores.append(score)
             self.sizes.append(read[1][places].mean(axis=0))

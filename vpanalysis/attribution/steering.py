@@ -39,10 +39,10 @@ import pandas as pd
 
 from vpanalysis._results import TableResult
 from vpanalysis.attribution._directions import ABOUT, CONTROLS, KINDS, Compass, segments_of
-from vpanalysis.attribution._doses import CHOSEN, MEASURES, RANDOM, dose_table, shown_table
-from vpanalysis.attribution._plans import plans_of
+from vpanalysis.attribution._doses import CHOSEN, MEASURES, RANDOM, dose_table, left_text, shown_table
+from vpanalysis.attribution._plans import apart_text, conditions_of, kept_apart, plans_of
 from vpanalysis.attribution._spans import SPANS
-from vpanalysis.attribution._study import Answers, Study
+from vpanalysis.attribution._study import Answers, Study, checked_call
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
 from vpanalysis.capture.sites import SiteSelector, select_sites
 from vpanalysis.errors import RunError
@@ -74,7 +74,7 @@ class SteerResult(TableResult):
         among the random vectors' effects, ``beyond`` (further than every one of them, and significantly), p values of
         both differences, each also adjusted over sites and coefficients. Measures: margin in nats; accuracy; ala, the
         share of conflict items answered with a claim; towards, the share answered with the option that all are pushed
-        to.
+        to. In the rows for all, an item of other tasks counts once, by its mean over the tasks it was asked with.
     items : DataFrame
         One row an item, site, coefficient, arm (``chosen`` or ``random``) and draw.
     directions : DataFrame
@@ -119,7 +119,7 @@ class SteerResult(TableResult):
         title = f"{made.get('model')}, {rows['site'].iloc[0]}: pushed {goal}"
         note = (
             f"Band: {made.get('draws')} {made.get('control')} vectors of the same length, from the smallest to the "
-            "largest mean. Directions are made on other speakers and wordings. An analysis, not a cure."
+            f"largest mean. Directions are made on {apart_text(made.get('kept_apart', ()))}. An analysis, not a cure."
         )
         x = f"coefficient (1: {made.get('direction')} by {made.get('about')})"
         return dose_response(rows, ax=ax, dose="coefficient", still=0.0, title=title, x=x, note=note)
@@ -133,6 +133,7 @@ class SteerResult(TableResult):
         note = (
             f"Task: {first}. Held-out items, each pushed {goal}: an analysis of what is used, not a cure. over random: "
             f"paired, less the mean of {made.get('draws')} {made.get('control')} vectors of the same length."
+            + left_text(made)
         )
         return shown_table(self.table[keep].reset_index(drop=True), "coefficient"), title, note
 
@@ -165,13 +166,13 @@ def steer(
     span: str = "audio",
     control: str = "random",
     draws: int = 5,
-    conditions: Sequence[str] = ("conflict", "congruent"),
+    conditions: Sequence[str] | str = ("conflict", "congruent"),
     others: int = 24,
     splits: int = 3,
     template: PromptTemplate = DEFAULT_PROMPT,
     batch_size: int = 16,
     level: float = 0.95,
-    random_state: int = 0,
+    random_state: int | None = 0,
     cache: bool | str | Path | None = True,
     progress: bool = True,
 ) -> SteerResult:
@@ -192,18 +193,19 @@ def steer(
     towards : str, optional
         Push all items to this option, away from the others offered. Default: each to its truth, away from its foils.
     fit : Benchmark or str, optional
-        Training items, such as ``vp.load_benchmark("mini", split="train", limit=400)``. Those that share a speaker or a
-        wording with an item that is asked are left out. Default: the benchmark's own are split, so that the direction
-        of each item comes from others' speakers and wordings.
+        Training items, such as ``vp.load_benchmark("mini", split="train", limit=400)``. Those that share a speaker, a
+        wording, a cell, a clip or their number with an item that is asked are left out. Default: the benchmark's own
+        are split, so that the direction of each item comes from others' speakers and wordings.
     coefficients : sequence of float
         0 is always among them.
     span : str
-        Which tokens of text sites, of ``audio``, ``question``, ``options``, ``answer``, ``last``, ``all``.
+        Which tokens of text sites, of ``audio`` (those that stand for the clip), ``question``, ``options``, ``answer``,
+        ``last``, ``all``.
     control : {"random", "shuffled"}
-        Gaussian vectors, or differences of means of permuted labels; brought to the same length.
+        Gaussian vectors, or differences of means of permuted labels; brought to the same length, part by part.
     draws : int
         Random vectors.
-    conditions : sequence of str
+    conditions : sequence of str, or str
         Of the items that are asked.
     others : int
         At most so many conflict items of the benchmark's other tasks are asked under each task's directions.
@@ -213,8 +215,8 @@ def steer(
     batch_size : int
     level : float
         Of the intervals.
-    random_state : int
-        Of splits, random vectors and sign flips.
+    random_state : int or None
+        Of splits, random vectors and sign flips; None draws one, which the settings keep.
     cache : bool, str, Path or None
         Where finished parts are kept: the default folder (True), another one, or nowhere (False, None).
     progress : bool
@@ -227,7 +229,8 @@ def steer(
     Raises
     ------
     RunError
-        For unknown names, models that answer nothing, and where no direction can be made.
+        For unknown names, models that answer nothing, sites at which clips cannot be told apart, and where no direction
+        can be made.
     """
     from vpanalysis.runs import _listed, _loaded
 
@@ -239,45 +242,45 @@ def steer(
     ):  # fmt: skip
         if value not in allowed:
             raise RunError("cannot steer", found=f"{name}={value!r}", allowed=allowed, word=value)
+    seed = checked_call("steer", level=level, random_state=random_state, batch_size=batch_size, draws=draws,
+                        others=others, splits=splits)  # fmt: skip
     grid = grid_of("steer", "coefficients", coefficients, 0.0)
-    if draws < 1:
-        raise RunError(
-            "cannot steer", found=f"draws={draws}", allowed="1 or more: a direction needs one to compare with"
-        )
+    asked = conditions_of(bench, conditions, "steer")
     chosen = _sites(llm, sites)
     train = None if fit is None else _listed(fit)
-    plans, left_out = plans_of(bench, train, about, conditions=conditions, towards=towards, others=others,
-                               splits=splits, random_state=random_state, verb="steer")  # fmt: skip
+    plans, left_out = plans_of(bench, train, about, conditions=asked, towards=towards, others=others,
+                               splits=splits, random_state=seed, verb="steer")  # fmt: skip
     made: dict[str, Any] = {
-        "direction": direction, "about": about, "towards": towards, "span": span, "control": control, "draws": draws,
-        "conditions": list(conditions), "others": others, "splits": splits, "random_state": random_state,
-        "fit": None if train is None else train.name, "fit_sha": None if train is None else train.sha,
+        "direction": direction, "about": about, "towards": towards, "span": span, "control": control,
+        "draws": int(draws), "conditions": asked, "others": int(others), "splits": int(splits), "random_state": seed,
+        "batch_size": int(batch_size), "fit": None if train is None else train.name,
+        "fit_sha": None if train is None else train.sha,
     }  # fmt: skip
-
     study = Study(llm, plans, "steer", made, dose="coefficient", still=0.0, template=template, batch_size=batch_size,
-                  span=span, parts_of=segments_of, towards=towards, cache=cache, progress=progress)  # fmt: skip
+                  span=span, parts_of=segments_of, about=about, towards=towards, cache=cache,
+                  progress=progress)  # fmt: skip
     tables, rows = [], []
     with study.begin(chosen, [c for c in grid if c != 0.0], 1 + draws):
-        for at, one in enumerate(plans):
+        for at, one in enumerate(study.plans):
             pool, states = study.fit(at, _read)
             where = {
                 site: Compass(
-                    one, pool, states[site][0], direction, about, control, (random_state, llm.sites.index(site))
+                    one, pool, states[site][0], direction, about, control, (seed, llm.sites.index(site)),
+                    1 if site.startswith("text") and span != "audio" else segments_of(one.task),
                 )
                 for site in chosen
-            }
+            }  # fmt: skip
             answers = {site: _answers(compass, site, draws) for site, compass in where.items()}
             tables += list(study.ask(at, answers.__getitem__))
-            for site, compass in where.items():
-                parts = 1 if site.startswith("text") and span != "audio" else segments_of(one.task)
-                rows.append({"task": one.task, "site": site, **compass.described(parts)})
+            rows += [{"task": one.task, "site": site, **compass.described()} for site, compass in where.items()]
     items = pd.concat(tables, ignore_index=True)
     made |= {
         "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "sites": chosen, "coefficients": grid,
-        "level": level, "weights": llm.weights_sha, "template": template.sha, "skipped": study.skipped,
-        "left_out": left_out,
+        "level": float(level), "weights": llm.weights_sha, "template": template.sha, "skipped": study.skipped,
+        "left_out": left_out + study.left_out, "kept_apart": kept_apart(study.plans),
+        "tasks_left_out": [task for task in bench.tasks if task not in {one.task for one in study.plans}],
     }  # fmt: skip
-    table = dose_table(items, dose="coefficient", still=0.0, level=level, random_state=random_state)
+    table = dose_table(items, dose="coefficient", still=0.0, level=level, random_state=seed)
     return SteerResult(table, items, pd.DataFrame(rows, columns=list(DIRECTIONS)), made)
 
 
