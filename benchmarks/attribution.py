@@ -280,6 +280,7 @@ def patch_all(way: Callable[[str], torch.Tensor], sites: Sequence[str]) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny models, one round")
+    parser.add_argument("--part", action="append", choices=["gradients", "patches"], default=None)
     parser.add_argument("--items", type=int, default=4)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rows", type=int, default=32, help="states at once (internal_batch_size)")
@@ -297,6 +298,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args(arguments)
+    options.part = options.part or ["gradients", "patches"]
     options.site = options.site or ["streams[0]", "text.embed"]
     if options.quick:
         options.items, options.rounds, options.steps, options.batch = 2, 1, min(options.steps, 8), 2
@@ -309,8 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Maps that miss their sum at so many steps are as costly as others.
     warnings.simplefilter("ignore", ConvergenceWarning)
     print(headline(__file__, list(sys.argv[1:] if arguments is None else arguments), options.device), flush=True)
-    one, right = gradients(options)
-    lines, two, same = patches(options)
+    one, right = gradients(options) if "gradients" in options.part else ({}, True)
+    lines, two, same = patches(options) if "patches" in options.part else ([], {}, True)
     report(lines, {"gradients": one, "patches": two, "right": right and same}, options.json)
     return 0 if right and same else 1
 
