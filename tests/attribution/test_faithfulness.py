@@ -106,6 +106,43 @@ def test_curves_of_many_blocks_are_read_off_fewer_points() -> None:
     np.testing.assert_array_equal(drawn["deletion_random"], again["deletion_random"])
 
 
+def test_random_orders_come_with_their_reverse_and_serve_both_curves(line: Explained) -> None:
+    one, other = (curves(line, GAINS, line.grid.blocks(0.1), random_state=seed) for seed in (0, 1))
+    for drawn in (one, other):
+        np.testing.assert_array_equal(drawn["deletion_random"], drawn["insertion_random"][::-1])
+        # What is lost early in one order is lost late in its reverse: for a sum, no luck is left in the area.
+        assert area(drawn["deletion_random"]) == pytest.approx(GAINS.sum() / 2)
+        assert drawn["deletion_random"][0] == pytest.approx(GAINS.sum()) and drawn["deletion_random"][-1] == 0
+    three = curves(line, GAINS, line.grid.blocks(0.1), orders=3)
+    assert not np.isclose(area(three["deletion_random"]), GAINS.sum() / 2)
+
+
+def test_blocks_in_which_nothing_can_be_taken_away_are_not_ranked() -> None:
+    grid = Grid((8,), 0.1, np.ones(8, dtype=bool))
+    x = torch.tensor([0.0, 0.0, 3.0, 1.0, 0.0, 2.0, 0.0, 0.0], dtype=torch.float64)[:, None]
+    e = Explained(lambda s: s.sum((1, 2)), x, torch.zeros(8, 1, dtype=torch.float64), grid)
+    assert e.moving(grid.blocks(0.1)).tolist() == [0, 0, 0, 1, 0, 2, 0, 0]
+    values = x[:, 0].numpy()
+    assert gathered(values, e.moving(grid.blocks(0.1))).tolist() == [3, 1, 2]
+    # Another map of the three is unlike this one; the five others would make them alike.
+    swapped = values[[0, 1, 3, 2, 4, 5, 6, 7]]
+    alike = [correlation(gathered(values, b), gathered(swapped, b)) for b in (np.arange(8), e.moving(np.arange(8)))]
+    assert alike[0] > 0.5 and alike[1] < 0
+    nothing = Explained(e.function, x, x, grid)
+    assert nothing.moving(grid.blocks(0.1)).tolist() == list(range(8))
+
+
+def test_every_item_has_orders_of_its_own(found: AttributionResult, listener: vp.AudioLLM, bench: Benchmark) -> None:
+    from vpanalysis.attribution.gradients.explaining import _plan
+
+    names = ("site", "method", "baseline", "n_steps", "internal_batch_size", "window_s", "mel_bands", "segments",
+             "n_samples", "faithfulness", "random_state")  # fmt: skip
+    plan = _plan(listener, **{name: found.settings[name] for name in names})
+    assert len({plan.seed(item.id) for item in bench}) == len(bench)
+    other = _plan(listener, **{**{name: found.settings[name] for name in names}, "random_state": 1})
+    assert plan.seed(bench[0].id) != other.seed(bench[0].id)
+
+
 def test_rank_correlation_needs_something_to_rank() -> None:
     assert correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 8.0, 27.0, 64.0])) == pytest.approx(1)
     assert np.isnan(correlation(np.ones(5), np.arange(5.0)))
@@ -139,6 +176,7 @@ def test_weights_come_back_bit_for_bit(listener: vp.AudioLLM, bench: Benchmark) 
             assert not any(kept in name and (not texts or "language_model" in name) for name in changed)
             assert any("language_model.layers.3" in name for name in changed)
             assert any("multi_modal_projector" in name for name in changed) == (site == "features")
+            assert any("conv" in name for name in changed) == (site == "features")
         assert all(torch.equal(tensor, before[name]) for name, tensor in listener.model.state_dict().items())
     with pytest.raises(ZeroDivisionError), shuffled(weights_behind(listener, "mixed")):
         raise ZeroDivisionError

@@ -519,10 +519,59 @@ def test_wrong_questions_get_one_answer(listener: vp.AudioLLM, bench: Benchmark)
         ({"baseline": "silense"}, "did you mean 'silence'"), ({"baseline": "pad"}, "text.embed"),
         ({"n_steps": 0}, "n_steps=0"), ({"internal_batch_size": 0}, "internal_batch"), ({"window_s": -1}, "window_s"),
         ({"n_samples": 1}, "2 or more"), ({"limit": 0}, "limit=0"), ({"conditions": ["congruent-ish"]}, "no item of"),
+        ({"conditions": ["conflict", "netural"]}, "did you mean 'neutral'"), ({"level": 95}, "level=95"),
+        ({"batch_size": 0}, "batch_size=0"), ({"random_state": -1}, "random_state=-1"), ({"n_steps": 2.5}, "whole"),
+        ({"window_s": float("inf")}, "window_s=inf"),
     )  # fmt: skip
     for asked, match in wrong:
         with pytest.raises(RunError, match=match):
             attribute(listener, bench, **{**QUICK, **asked})
+
+
+def test_settings_say_all_that_was_asked(
+    listener: vp.AudioLLM, bench: Benchmark, item: Item, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = replace(item, id="short", audio=ArrayAudio(np.zeros(40, dtype=np.float32)))
+    few = Benchmark([short, item], name="two", source="test")
+    asked = {**QUICK, "method": "gradient_x_activation", "progress": True}
+    found = attribute(listener, few, conditions="conflict", random_state=None, batch_size=2, **asked)
+    assert found.settings["conditions"] == ["conflict"] and found.settings["batch_size"] == 2
+    assert found.settings["random_state"] >= 0 and found.settings["skipped"] == 1
+    # The cost is that of the first clip that can be used.
+    said = capsys.readouterr().err
+    assert "nan" not in said and " 0 forwards" not in said and "forwards to do" in said
+    with pytest.raises(RunError, match="no usable clip"):
+        attribute(listener, Benchmark([short], name="one", source="test"), baseline="mean", **asked)
+    with pytest.raises(RunError, match="segments=0"):
+        found.over_time(0)
+
+
+def test_silence_that_a_family_hands_on_behind_a_clip_is_not_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "models"))
+    import builders
+    import family_checks
+
+    built = builders.voxtral()
+    llm = vp.AudioLLM(built.model, built.processor, name="tiny")
+    known = family_checks.items_of(family_checks.waves_of(1.3))[0]
+    wave = known.audio.load()
+    half = wave[: len(wave) // 2]
+    clips = Clips(llm).encoded({"clip": wave, "half": half})
+    for site in ("tower", "projector", "text.embed", "text[0]"):
+        f = SiteFunction(llm, known, DEFAULT_PROMPT, site, wave, clips["clip"])
+        assert f.grid.audio.sum() * f.grid.step_s == pytest.approx(1.3, abs=f.grid.step_s), site
+        other = f.state(half, clips["half"])
+        assert other.shape == f.x.shape
+        blocks, segments = f.grid.blocks(0.2), f.grid.segments(4)
+        assert len(np.unique(segments[f.grid.audio])) == 4
+        if site.startswith("text"):
+            silent = np.array([span == "silence" for span in f.grid.spans])
+            assert silent.sum() > 300 and len(np.unique(blocks[silent])) == len(np.unique(segments[silent])) == 1
+            assert f.said.sum() + silent.sum() + f.grid.audio.sum() == len(f.x)
+        if site == "text.embed":
+            assert torch.equal(other[f.said], f.x[f.said])
+        mean = baseline_state(llm, f, "mean", mean=mean_of([(f.grid, f.x)]))
+        assert (mean[f.grid.audio] == mean[f.grid.audio][0]).all()
 
 
 def test_other_families_and_windows_work_as_well(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,11 @@ def _pieces(values: xr.DataArray) -> list[tuple[str, float, bool]]:
     out: list[tuple[str, float, bool]] = []
     heard = 0
     for number, span, text in zip(numbers, spans, texts, strict=True):
+        if span == "silence":
+            # Audio tokens behind the clip are one piece, not hundreds.
+            before = out.pop()[1] if out and out[-1][0] == "silence" else 0.0
+            out.append(("silence", before + float(number), True))
+            continue
         if span != "audio":
             out.append((str(text).replace("\n", "⏎").strip() or "␣", float(number), False))
             continue

@@ -31,12 +31,13 @@ from torch import Tensor, nn
 
 from vpanalysis.attribution._hooks import Positions, _with_state, changed, watched
 from vpanalysis.attribution._margin import margin_of_logits
-from vpanalysis.attribution._spans import aligned, token_spans
+from vpanalysis.attribution._spans import aligned, heard_only, token_spans
 from vpanalysis.attribution.gradients._grid import Grid
 from vpanalysis.errors import RunError
 from vpanalysis.models._replay import _Replayed
 from vpanalysis.models._sites import state_of
 from vpanalysis.models.batch import Layout
+from vpanalysis.stats import BoolArray
 
 if TYPE_CHECKING:
     from vpanalysis.benchmark.items import Item
@@ -251,8 +252,14 @@ class SiteFunction:
             state = torch.cat([row[:, :count] for row, count in zip(features, frames, strict=True)], dim=1)
             return state.float()[..., None]
         if self.site == "tower" and batch.encoded is not None:
-            return batch.encoded[0].streams["tower"].float()
+            state = batch.encoded[0].streams["tower"]
+            return state[self._clip_frames(batch).to(state.device)].float()
         return None
+
+    def _clip_frames(self, batch: Batch) -> Tensor:
+        """Return which frames of an encoded clip are the clip: some families keep the silence behind it as well."""
+        kept, frames = batch.layout.kept_frames[0], batch.layout.frames[0]
+        return torch.cat([torch.arange(most) < count for most, count in zip(kept, frames, strict=True)])
 
     def _valid(self, state: Tensor, batch: Batch) -> Tensor:
         """Return the valid positions of the site's state of one item, in single precision."""
@@ -280,14 +287,22 @@ class SiteFunction:
             steps = {"encoder": encoder, "tower": tower}
             return Grid(shape, steps.get(re.split(r"[.\[]", self.site)[0], llm.seconds_per_token), every)
         spans = token_spans(llm, self.batch, self.template)
+        heard = heard_only(self.batch.layout, spans["audio"])[0].numpy()
         named = np.full(shape, "answer", dtype=object)
-        for name in ("question", "options", "audio"):
+        for name in ("question", "options"):
             named[spans[name][0].numpy()] = name
+        named[spans["audio"][0].numpy()] = "silence"
+        named[heard] = "audio"
         ids = self.batch.inputs["input_ids"][0].tolist()
         return Grid(
-            shape, llm.seconds_per_token, spans["audio"][0].numpy(), tuple(llm.tokenizer.decode([i]) for i in ids),
-            tuple(named),
+            shape, llm.seconds_per_token, heard, tuple(llm.tokenizer.decode([i]) for i in ids), tuple(named)
         )  # fmt: skip
+
+    @property
+    def said(self) -> BoolArray:
+        """Which positions are text, shape (position,): neither the clip nor the silence behind it."""
+        silent = [span == "silence" for span in self.grid.spans] or [False] * len(self.grid.audio)
+        return np.asarray(~self.grid.audio & ~np.array(silent, dtype=bool), dtype=np.bool_)
 
     def state(self, wave: Wave, clip: EncodedClip | None = None) -> Tensor:
         """Return the state of another clip at the site, asked the same, laid over the item's own.
@@ -305,11 +320,15 @@ class SiteFunction:
             return aligned(other[..., 0].T, self.x.shape[1], "resample").T[..., None]
         if not self.site.startswith("text"):
             return aligned(other, len(self.x), "resample")
-        theirs = batch.inputs["input_ids"][0].cpu() == self.llm._audio_token_id
-        mine = torch.as_tensor(self.grid.audio)
-        out = torch.empty_like(self.x)
-        out[mine] = aligned(other[theirs], int(mine.sum()), "resample")
-        out[~mine] = other[~theirs]
+        tokens = batch.inputs["input_ids"].cpu() == self.llm._audio_token_id
+        theirs, heard = tokens[0], heard_only(batch.layout, tokens)[0]
+        mine, said = torch.as_tensor(self.grid.audio), torch.as_tensor(self.said)
+        out = self.x.clone()
+        out[mine] = aligned(other[heard], int(mine.sum()), "resample")
+        out[said] = other[~theirs]
+        silent, their_silence = ~mine & ~said, theirs & ~heard
+        if silent.any() and their_silence.any():
+            out[silent] = aligned(other[their_silence], int(silent.sum()), "resample")
         return out
 
     def _reached(self, batch: Batch) -> Tensor:
@@ -344,13 +363,22 @@ class SiteFunction:
                 batch.inputs["input_features"] = self._with_features(batch.inputs["input_features"], states)
             elif self.site == "tower" and batch.encoded is not None:
                 batch.encoded = tuple(
-                    replace(clip, streams={**clip.streams, "tower": state.to(clip.streams["tower"].dtype)})
+                    replace(clip, streams={**clip.streams, "tower": self._heard_as(clip.streams["tower"], state)})
                     for clip, state in zip(batch.encoded, states, strict=True)
                 )
             else:
                 stack.enter_context(changed(self.llm, self.site, lambda state: self._written(state, states)))
             logits = self._logits(batch)
         return margin_of_logits(self.llm, self.item, logits)
+
+    def _heard_as(self, whole: Tensor, state: Tensor) -> Tensor:
+        """Return the tower's frames with those of the clip replaced."""
+        here = self._clip_frames(self.batch).to(whole.device)
+        if bool(here.all()):
+            return state.to(whole.device, whole.dtype).view(whole.shape)
+        new = whole.clone()
+        new[here] = state.to(whole.device, whole.dtype)
+        return new
 
     def _with_features(self, features: Tensor, states: Tensor) -> Tensor:
         # Silence behind the clip stays what the model's own processor made it.

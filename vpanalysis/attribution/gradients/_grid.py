@@ -3,7 +3,8 @@
 An attribution has one number a *cell*. At the log-mel input a cell is a mel bin of a frame, at audio sites a frame, at
 text sites a token. For a person (and for removing things) single cells are too small, so cells are gathered into
 
-* *blocks*: windows of equal length in seconds, at the log-mel input times bands of mel bins; each text token alone;
+* *blocks*: windows of equal length in seconds, at the log-mel input times bands of mel bins; each text token alone,
+  audio tokens behind the clip together;
 * *segments*: so many equal parts of the clip, whatever its length; question, options and answer are one each.
 
 >>> grid = Grid((5,), 0.08, np.ones(5, dtype=bool))
@@ -40,7 +41,8 @@ class Grid:
     audio : array, shape (position,), bool
         Which positions are audio; all but at text sites.
     tokens, spans : tuple of str
-        At text sites the text of every token, and what it belongs to: audio, question, options or answer.
+        At text sites the text of every token, and what it belongs to: audio, question, options or answer, and silence
+        for audio tokens behind the clip, of which some families have many.
     """
 
     shape: tuple[int, ...]
@@ -82,7 +84,11 @@ class Grid:
             return (bands[:, None] * (int(windows.max()) + 1) + windows[None, :]).astype(np.int64)
         out = np.zeros(self.shape, dtype=np.int64)
         out[self.audio] = windows
-        out[~self.audio] = int(windows.max(initial=-1)) + 1 + np.arange(int((~self.audio).sum()))
+        silent = np.array([span == "silence" for span in self.spans] or [False] * len(self.audio), dtype=bool)
+        said = ~self.audio & ~silent
+        first = int(windows.max(initial=-1)) + 1
+        out[said] = first + np.arange(int(said.sum()))
+        out[~self.audio & silent] = first + int(said.sum())
         return out
 
     def segments(self, count: int) -> IntArray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ from vpanalysis.attribution.gradients._grid import Grid, gathered
 from vpanalysis.attribution.gradients.baselines import baseline_state, mean_of
 from vpanalysis.attribution.gradients.faithfulness import (
     CURVES,
+    MOST,
+    ORDERS,
+    SETS,
     SHUFFLES,
     beside,
     correlation,
@@ -53,11 +57,16 @@ class Plan:
     faithfulness: bool
     random_state: int
 
-    def made(self, e: Explained) -> Made:
-        """Return the map of one thing."""
+    def seed(self, item_id: str) -> int:
+        """Return the seed of an item: its random orders are its own, and what one draw happens to be averages out."""
+        digest = hashlib.sha256(f"{self.random_state}/{item_id}".encode()).digest()
+        return int.from_bytes(digest[:6], "big")
+
+    def made(self, e: Explained, item_id: str) -> Made:
+        """Return the map of one item."""
         return METHODS[self.method](
             e, n_steps=self.n_steps, window_s=self.window_s, mel_bands=self.mel_bands, segments=self.segments,
-            n_samples=self.n_samples, random_state=self.random_state,
+            n_samples=self.n_samples, random_state=self.seed(item_id),
         )  # fmt: skip
 
     def forwards(self, grid: Grid) -> tuple[int, float]:
@@ -69,10 +78,12 @@ class Plan:
                 "shapley": orders}[self.method]  # fmt: skip
         # A backward is about two forwards.
         weight = 3.0 if "grad" in self.method else 1.0
-        checks = 12 * min(blocks, 20) + 32 + blocks if self.faithfulness else 0
+        checks = (ORDERS + 2) * min(blocks, MOST) + SETS + blocks if self.faithfulness else 0
         times = 2 if self.faithfulness else 1
         mine, other = times * -(-rows // self.internal_batch_size), -(-checks // self.internal_batch_size)
-        return 2 + mine + other, 2 + weight * mine + other
+        # Beside them: the item, its baseline, and both at once; one more where the mean is made first.
+        few = 4 if self.baseline == "mean" else 3
+        return few + mine + other, few + weight * mine + other
 
 
 class Explainer:
@@ -126,21 +137,25 @@ class Explainer:
     def mean(self, items: Sequence[Item]) -> pd.DataFrame:
         """Return the mean states as a table of one row: audio, text."""
         size = self.clips.most // 2
-        states = [
-            (f.grid, f.x)
-            for start in range(0, len(items), size)
-            for f, _ in self.functions(items[start : start + size], against=False)
-        ]
-        audio, text = mean_of(states)
+
+        def states() -> Iterator[tuple[Grid, Any]]:
+            for start in range(0, len(items), size):
+                for f, _ in self.functions(items[start : start + size], against=False):
+                    yield f.grid, f.x
+
+        audio, text = mean_of(states())
         return pd.DataFrame({"audio": [audio], "text": [text]})
 
-    def cost(self, item: Item, count: int) -> tuple[int, float, int]:
-        """Return forwards, seconds and bytes held for so many items like this one, from one forward that is timed."""
+    def cost(self, items: Sequence[Item], count: int) -> tuple[int, float, int] | None:
+        """Return forwards, seconds and bytes held for so many items like the first of these whose clip can be used.
+
+        From one forward that is timed; None where no clip can be used.
+        """
         import torch
 
-        found = self.functions([item], against=False)
-        if not found:
-            return 0, math.nan, 0
+        found = next((known for item in items if (known := self.functions([item], against=False))), None)
+        if found is None:
+            return None
         f = found[0][0]
         rows = self.plan.internal_batch_size
         started = time.perf_counter()
@@ -159,12 +174,16 @@ class Explainer:
             for f, (wave, clip) in self.functions(items, against=True):
                 b = baseline_state(self.llm, f, plan.baseline, wave, clip, mean)
                 e = Explained(f, f.x, b, f.grid, plan.internal_batch_size)
-                made, blocks = plan.made(e), f.grid.blocks(plan.window_s, plan.mel_bands)
+                made, blocks = plan.made(e, f.item.id), e.moving(f.grid.blocks(plan.window_s, plan.mel_bands))
                 rows.append({**_row(f, e, made), "randomised": math.nan})
                 things.append((e, gathered(made.values, blocks), blocks))
                 if plan.faithfulness:
                     numbers, drawn = beside(
-                        e, made.values, blocks, itself=plan.method == "occlusion", random_state=plan.random_state
+                        e,
+                        made.values,
+                        blocks,
+                        itself=plan.method == "occlusion",
+                        random_state=plan.seed(f.item.id),
                     )
                     rows[-1] |= {**numbers, **{f"curve_{name}": curve for name, curve in drawn.items()}}
             if plan.faithfulness:
@@ -178,7 +197,7 @@ class Explainer:
             with shuffled(weights, SHUFFLES * self.plan.random_state + turn):
                 for row, (e, sums, blocks) in list(zip(rows, things, strict=True))[turn::SHUFFLES]:
                     other = Explained(e.function, e.x, e.baseline, e.grid, e.batch)
-                    row["randomised"] = correlation(sums, gathered(self.plan.made(other).values, blocks))
+                    row["randomised"] = correlation(sums, gathered(self.plan.made(other, row["id"]).values, blocks))
 
 
 def _row(f: SiteFunction, e: Explained, made: Made) -> dict[str, Any]:

@@ -16,7 +16,9 @@ the question as they are, so that at ``text.embed`` question and options get exa
 hold what they took from the clip, and their share is what they took. To ask what the question's own words do, take
 ``pad`` or ``mean`` at ``text.embed``.
 
-A baseline of another length is stretched or squeezed linearly in time to the item's own.
+A baseline of another length is stretched or squeezed linearly in time to the item's own. Where a family hands the
+silence behind a clip on to the language model, it belongs to no clip: at audio sites it stays what the item's own
+forward made of it; at text sites it is a span of its own, and the baseline's silence takes its place.
 
 What it cannot show: with a baseline far from everything the model was trained on, such as zeros, the path that is
 integrated along runs through states that no clip has. With zeros there is a second trouble: layers begin with a norm,
@@ -27,7 +29,7 @@ more nats than there are to explain, and 800 up to a third. Methods without a pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -99,25 +101,33 @@ def baseline_clips(bench: Benchmark, items: Sequence[Item], baseline: str, asked
     return out
 
 
-def mean_of(states: Sequence[tuple[Grid, Tensor]]) -> tuple[FloatArray, FloatArray]:
+def mean_of(states: Iterable[tuple[Grid, Tensor]]) -> tuple[FloatArray, FloatArray]:
     """Return the mean state of audio and of text positions, over all positions of all items.
 
     Parameters
     ----------
-    states : sequence of (Grid, Tensor)
+    states : iterable of (Grid, Tensor)
+        Of which one is held at a time.
 
     Returns
     -------
-    audio, text : array, shape (width,), or (mel bin,) at the log-mel input; text is empty where there is none
+    audio, text : array, shape (width,), or (mel bin,) at the log-mel input; empty where there is none
     """
-    audio, text = [], []
+    sums: list[FloatArray | None] = [None, None]
+    counts = [0, 0]
     for grid, state in states:
         rows = state[..., 0].T if grid.kind == "mel_time" else state
-        values = rows.cpu().double().numpy()
-        audio.append(values[grid.audio])
-        text.append(values[~grid.audio])
-    said = np.concatenate(text)
-    return np.concatenate(audio).mean(axis=0), said.mean(axis=0) if len(said) else np.zeros(0)
+        values = np.asarray(rows.cpu().double().numpy(), dtype=np.float64)
+        # Silence that a family hands on behind the clip is no voice and no text.
+        said = ~grid.audio & np.array([span != "silence" for span in grid.spans] or [True] * len(grid.audio))
+        for number, here in enumerate((grid.audio, said)):
+            if here.any():
+                known = sums[number]
+                added = values[here].sum(axis=0)
+                sums[number] = added if known is None else known + added
+                counts[number] += int(here.sum())
+    audio, text = (np.zeros(0) if s is None else s / n for s, n in zip(sums, counts, strict=True))
+    return audio, text
 
 
 def baseline_state(
@@ -151,11 +161,12 @@ def baseline_state(
         audio, text = (torch.as_tensor(part, dtype=f.x.dtype).to(f.x.device) for part in mean)
         if f.grid.kind == "mel_time":
             return audio[:, None, None].expand_as(f.x).clone()
-        out = torch.empty_like(f.x)
-        here = torch.as_tensor(f.grid.audio)
-        out[here] = audio
-        if len(text):
-            out[~here] = text
+        # Silence behind the clip, where it has tokens, is in the clip's own state no voice: it stays.
+        out = f.x.clone()
+        out[torch.as_tensor(f.grid.audio)] = audio
+        said = torch.as_tensor(f.said)
+        if said.any():
+            out[said] = text
         return out
     assert wave is not None
     state = f.state(wave, clip)
@@ -165,5 +176,5 @@ def baseline_state(
         token = next((number for number in named if number is not None), 0)
         with torch.no_grad():
             row = llm.model.get_input_embeddings()(torch.tensor([token], device=llm.device))[0]
-        state[~torch.as_tensor(f.grid.audio)] = row.to(state)
+        state[torch.as_tensor(f.said)] = row.to(state)
     return state

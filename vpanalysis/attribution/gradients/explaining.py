@@ -27,6 +27,7 @@ Captum (Kokhlikyan et al. 2020) computes all of it; integrated gradients by Sund
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -37,6 +38,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from vpanalysis.attribution._settings import check_numbers, chosen_items, named, seed_of
 from vpanalysis.attribution._work import Work, identity, items_sha, say_cost
 from vpanalysis.attribution.gradients._grid import mel_hz
 from vpanalysis.attribution.gradients.baselines import baseline_clips, check_baseline
@@ -67,7 +69,7 @@ def attribute(
     method: str = "integrated_gradients",
     baseline: str = "silence",
     limit: int | None = 20,
-    conditions: Sequence[str] = ("conflict",),
+    conditions: str | Sequence[str] = ("conflict",),
     n_steps: int = 50,
     internal_batch_size: int = 32,
     window_s: float = 0.2,
@@ -79,7 +81,7 @@ def attribute(
     template: PromptTemplate = DEFAULT_PROMPT,
     batch_size: int = 16,
     level: float = 0.95,
-    random_state: int = 0,
+    random_state: int | None = 0,
     cache: bool | str | Path | None = True,
     progress: bool = True,
 ) -> AttributionResult:
@@ -100,7 +102,7 @@ def attribute(
         Of :data:`~vpanalysis.attribution.gradients.BASELINES`.
     limit : int or None
         How many items are explained, spread evenly over the tasks; None for all.
-    conditions : sequence of str
+    conditions : str or sequence of str
         Of the items that are explained; only those with foils count.
     n_steps : int
         Of the integral, for integrated gradients.
@@ -124,8 +126,9 @@ def attribute(
         Items whose clips are encoded together and whose results are kept together.
     level : float
         Of the intervals.
-    random_state : int
-        Of sampled orders, random controls, shuffled weights and sign flips.
+    random_state : int or None
+        Of sampled orders and random controls (of each item its own), shuffled weights and sign flips. With None a seed
+        is drawn and kept in the settings.
     cache : bool, str, Path or None
         Where finished parts are kept: the default folder (True), another one, or nowhere (False, None).
     progress : bool
@@ -138,7 +141,7 @@ def attribute(
     Raises
     ------
     RunError
-        For unknown names, numbers out of range, models that answer nothing, or without items.
+        For unknown names and conditions, numbers out of range, models that answer nothing, or without items.
 
     Warns
     -----
@@ -151,15 +154,16 @@ def attribute(
     """
     from vpanalysis.runs import _listed, _loaded
 
+    check_numbers("cannot attribute", level=level, batch_size=batch_size)
+    seed = seed_of(random_state)
     llm, bench = _loaded(model), _listed(benchmark)
     plan = _plan(
         llm, site=site, method=method, baseline=baseline, n_steps=n_steps, internal_batch_size=internal_batch_size,
         window_s=window_s, mel_bands=mel_bands, segments=segments, n_samples=n_samples, faithfulness=faithfulness,
-        random_state=random_state,
+        random_state=seed,
     )  # fmt: skip
-    if batch_size < 1 or (limit is not None and limit < 1) or not tolerance > 0:
-        raise RunError("cannot attribute", found=f"batch_size={batch_size}, limit={limit}, tolerance={tolerance}",
-                       allowed="numbers above 0")  # fmt: skip
+    if (limit is not None and limit < 1) or not tolerance > 0:
+        raise RunError("cannot attribute", found=f"limit={limit}, tolerance={tolerance}", allowed="numbers above 0")
     items = _asked(bench, conditions, limit)
     twins = baseline_clips(bench, items, baseline, f"cannot attribute to {site!r} against the neutral twin")
     chosen = [item for item in items if item.id in twins] if twins else items
@@ -168,14 +172,15 @@ def attribute(
         raise RunError(f"cannot attribute answers of {llm.name!r}", found=f"no usable clip among {len(chosen)} items")
     settings = {
         "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, **asdict(plan), "limit": limit,
-        "conditions": list(conditions), "tolerance": tolerance, "complete": method in COMPLETE, "level": level,
-        "skipped": len(items) - len(table), "weights": llm.weights_sha, "template": template.sha,
+        "conditions": named(conditions), "batch_size": batch_size, "tolerance": tolerance,
+        "complete": method in COMPLETE, "level": level, "skipped": len(items) - len(table),
+        "weights": llm.weights_sha, "template": template.sha,
         "mel_hz": mel_hz(llm.feature_extractor).tolist() if plan.site == "features" else None,
     }  # fmt: skip
     rows = table[list(TABLE)]
     _warn(rows, method, tolerance)
     return AttributionResult(
-        rows, table[list(MAPS)], _curves(table), summary_table(rows, level=level, random_state=random_state), settings
+        rows, table[list(MAPS)], _curves(table), summary_table(rows, level=level, random_state=seed), settings
     )
 
 
@@ -187,10 +192,14 @@ def _plan(llm: AudioLLM, **asked: Any) -> Plan:
     if method not in METHODS:
         raise RunError("cannot attribute", found=f"method={method!r}", allowed=list(METHODS), word=method)
     for name in ("n_steps", "internal_batch_size", "window_s", "mel_bands", "segments"):
-        if not asked[name] > 0:
-            raise RunError("cannot attribute", found=f"{name}={asked[name]}", allowed="a number above 0")
+        whole = name == "window_s" or float(asked[name]).is_integer()
+        if not (0 < asked[name] < math.inf and whole):
+            raise RunError("cannot attribute", found=f"{name}={asked[name]}",
+                           allowed=f"a {'number' if name == 'window_s' else 'whole number'} above 0")  # fmt: skip
     if asked["n_samples"] < 2:
         raise RunError("cannot attribute", found=f"n_samples={asked['n_samples']}", allowed="2 or more")
+    if asked["random_state"] < 0:
+        raise RunError("cannot attribute", found=f"random_state={asked['random_state']}", allowed="0 or more, or None")
     # Here, so that results are read and drawn without loading torch.
     from vpanalysis.attribution.gradients._function import known_site
     from vpanalysis.attribution.gradients._parts import Plan
@@ -200,11 +209,12 @@ def _plan(llm: AudioLLM, **asked: Any) -> Plan:
     return Plan(**{**asked, "site": place})
 
 
-def _asked(bench: Benchmark, conditions: Sequence[str], limit: int | None) -> list[Item]:
+def _asked(bench: Benchmark, conditions: str | Sequence[str], limit: int | None) -> list[Item]:
     """Return the items that are explained."""
-    kept = [item for item in bench if item.condition in conditions and item.foils and item.truth not in item.foils]
+    asked = chosen_items(bench, conditions, "cannot attribute")
+    kept = [item for item in asked if item.foils and item.truth not in item.foils]
     if not kept:
-        raise RunError("cannot attribute", found=f"no item of {list(conditions)} with foils in {bench.name!r}",
+        raise RunError("cannot attribute", found=f"no item of {named(conditions)} with foils in {bench.name!r}",
                        allowed=bench.conditions)  # fmt: skip
     return list(Benchmark(kept, name=bench.name, source=bench.source).select(limit=limit))
 
@@ -223,8 +233,9 @@ def _explained(
     explainer = Explainer(llm, template, plan, twins)
     done = work.done(names)
     left = [part for part, name in zip(parts, names, strict=True) if work.read(name) is None]
-    if left and progress:
-        forwards, seconds, held = explainer.cost(left[0][0], sum(map(len, left)))
+    missing = [item for part in left for item in part]
+    if progress and (cost := explainer.cost(missing, len(missing))) is not None:
+        forwards, seconds, held = cost
         say_cost(progress, f"{llm.name} on {name}, {plan.site}", forwards=forwards, seconds=seconds, held=held,
                  done=f"{done} of {len(parts)} parts are there" if done else "")  # fmt: skip
     mean: tuple[FloatArray, FloatArray] | None = None

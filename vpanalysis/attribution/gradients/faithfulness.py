@@ -7,7 +7,10 @@ text tokens), the same for the map and for its controls, and taken away means: t
 
 * *Deletion and insertion* (Petsiuk, Das and Saenko 2018): blocks are taken away (or put back), those with the largest
   values first. The area under the margin over the share of blocks, in nats, stands beside the mean area of random
-  orders of the same blocks. A good map deletes below random and inserts above it.
+  orders of the same blocks, drawn anew for every item: with the same orders for all, the luck of one draw would be an
+  effect of all items. Half of the orders are the others reversed, so that what is early in one is late in another. To
+  put blocks back in an order is to take them away in its reverse, so that one set of orders serves both curves.
+  A good map deletes below random and inserts above it.
 * *Infidelity* (Yeh et al. 2019, by Captum): the mean square of what the map says random sets of blocks are worth, less
   what they are worth. Beside it stands the infidelity of a map of zeros, and over items their ratio: 0 for maps that
   are right, 1 for maps that say nothing.
@@ -44,8 +47,8 @@ if TYPE_CHECKING:
     from vpanalysis.models.facade import AudioLLM
 
 __all__ = [
-    "CURVES", "GRID", "SHUFFLES", "agreement", "area", "beside", "correlation", "curves", "infidelity", "shuffled",
-    "weights_behind",
+    "CURVES", "GRID", "MOST", "ORDERS", "SETS", "SHUFFLES", "agreement", "area", "beside", "correlation", "curves",
+    "infidelity", "shuffled", "weights_behind",
 ]  # fmt: skip
 
 GRID = tuple(float(share) for share in np.linspace(0, 1, 11))
@@ -57,8 +60,14 @@ CURVES = ("deletion", "deletion_random", "insertion", "insertion_random")
 SHUFFLES = 4
 """Models of shuffled weights that take turns."""
 
-_MOST = 20
-"""Points at which a curve is measured, at most."""
+MOST = 20
+"""Points at which a curve is measured beside its beginning, at most."""
+
+ORDERS = 6
+"""Random orders of the control."""
+
+SETS = 32
+"""Random sets of blocks, for the infidelity."""
 
 
 def correlation(one: FloatArray, other: FloatArray) -> float:
@@ -69,7 +78,7 @@ def correlation(one: FloatArray, other: FloatArray) -> float:
 
 
 def curves(
-    e: Explained, sums: FloatArray, blocks: IntArray, *, orders: int = 5, random_state: int = 0
+    e: Explained, sums: FloatArray, blocks: IntArray, *, orders: int = ORDERS, random_state: int = 0
 ) -> dict[str, FloatArray]:
     """Return the margin while blocks are taken away and put back, in the order of a map and in random orders.
 
@@ -80,7 +89,7 @@ def curves(
         The map's value of every block.
     blocks : array, shape of the cells, int64
     orders : int
-        Random orders over which the control is averaged.
+        Random orders over which the control is averaged, every second the reverse of the one before it.
     random_state : int
 
     Returns
@@ -90,22 +99,20 @@ def curves(
     """
     count = len(sums)
     rng = np.random.default_rng(random_state)
-    points = np.unique(np.round(np.linspace(0, count, min(count, _MOST) + 1)).astype(int))
+    points = np.unique(np.round(np.linspace(0, count, min(count, MOST) + 1)).astype(int))
     # Blocks of equal value come in any order, not in that of time.
     ranked = np.lexsort((rng.permutation(count), -sums))
-    ways = [ranked, *(rng.permutation(count) for _ in range(orders))]
-    kept = []
-    for way in ways:
-        taken = np.zeros((len(points), count), dtype=bool)
+    drawn = [rng.permutation(count) for _ in range(-(-orders // 2))]
+    ways = [ranked, *[way for one in drawn for way in (one, one[::-1])][:orders]]
+    taken = np.zeros((len(ways), len(points), count), dtype=bool)
+    for number, way in enumerate(ways):
         for row, point in enumerate(points):
-            taken[row, way[:point]] = True
-        kept += [~taken, taken]
-    found = e.coalitions(np.concatenate(kept), blocks).reshape(len(ways), 2, len(points))
-    on = np.array([[np.interp(GRID, points / count, curve) for curve in way] for way in found])
-    return {
-        "deletion": on[0, 0], "deletion_random": on[1:, 0].mean(axis=0), "insertion": on[0, 1],
-        "insertion_random": on[1:, 1].mean(axis=0),
-    }  # fmt: skip
+            taken[number, row, way[:point]] = True
+    found = e.coalitions(np.concatenate([taken[0], *~taken]), blocks).reshape(len(ways) + 1, len(points))
+    on = np.array([np.interp(GRID, points / count, curve) for curve in found])
+    control = on[2:].mean(axis=0)
+    back = control[::-1].copy()
+    return {"deletion": on[1], "deletion_random": control, "insertion": on[0], "insertion_random": back}
 
 
 def area(curve: FloatArray) -> float:
@@ -120,7 +127,7 @@ def agreement(e: Explained, sums: FloatArray, blocks: IntArray) -> float:
 
 
 def infidelity(
-    e: Explained, sums: FloatArray, blocks: IntArray, *, samples: int = 32, random_state: int = 0
+    e: Explained, sums: FloatArray, blocks: IntArray, *, samples: int = SETS, random_state: int = 0
 ) -> tuple[float, float]:
     """Return Captum's infidelity over random sets of blocks, and that of a map of zeros, both in nats squared.
 
@@ -193,7 +200,7 @@ def weights_behind(llm: AudioLLM, site: str) -> list[Any]:
     Returns
     -------
     list of Parameter
-        Of encoder layers, projectors and text layers behind the site, final norm and head.
+        Of the stem, encoder layers, projectors and text layers behind the site, final norm and head.
     """
     family, model = llm.family, llm.model
     index = int(site.partition("[")[2].rstrip("]") or -1)
@@ -207,6 +214,8 @@ def weights_behind(llm: AudioLLM, site: str) -> list[Any]:
     if heard:
         inside = len(family.find(model, family.encoder_layers))  # type: ignore[arg-type]
         paths += [f"{family.encoder_layers}.{layer}" for layer in range(index + 1, inside)]
+    if site == "features":
+        paths += [f"{family.tower}.{name}" if family.tower else name for name, _ in family.stem]
     found = [family.find(model, path) for path in paths if path is not None]
     known = {id(parameter): parameter for module in found for parameter in module.parameters()}
     return list(known.values())
@@ -224,16 +233,18 @@ def shuffled(parameters: Sequence[Any], random_state: int = 0) -> Iterator[None]
     """
     import torch
 
-    def order(number: int, size: int) -> Tensor:
-        # Made anew for the way back, so that no second copy of a large model is held.
-        return torch.randperm(size, generator=torch.Generator().manual_seed(1_000_003 * random_state + number))
+    def order(number: int, flat: Tensor) -> Tensor:
+        # Made anew for the way back, so that no second copy of a large model is held; and where the weights are, since
+        # a processor needs most of an hour to draw orders of billions.
+        generator = torch.Generator(flat.device).manual_seed(1_000_003 * random_state + number)
+        return torch.randperm(len(flat), generator=generator, device=flat.device)
 
     done = 0
     try:
         with torch.no_grad():
             for number, parameter in enumerate(parameters):
                 flat = parameter.detach().flatten()
-                parameter.copy_(flat[order(number, len(flat)).to(flat.device)].view_as(parameter))
+                parameter.copy_(flat[order(number, flat)].view_as(parameter))
                 done += 1
         yield
     finally:
@@ -241,5 +252,5 @@ def shuffled(parameters: Sequence[Any], random_state: int = 0) -> Iterator[None]
             for number, parameter in enumerate(parameters[:done]):
                 flat = parameter.detach().flatten()
                 back = torch.empty_like(flat)
-                back[order(number, len(flat)).to(flat.device)] = flat
+                back[order(number, flat)] = flat
                 parameter.copy_(back.view_as(parameter))

@@ -109,7 +109,8 @@ class AttributionResult(TableResult):
         -------
         DataArray, nats
             With the dims ``mel_hz, time_s`` at the log-mel input, ``time_s`` at audio sites, ``token`` at text sites,
-            whose coordinates are the tokens' number, text, span and, for audio, time. Times are middles of frames in
+            whose coordinates are the tokens' number, text, span (question, audio, options, answer, and silence for
+            audio tokens behind the clip) and, for audio, time. Times are middles of frames in
             seconds, frequencies middles of bins in hertz. Its sum is the row's ``sum``.
 
         Raises
@@ -152,7 +153,14 @@ class AttributionResult(TableResult):
         DataFrame
             One row a task (and one for all) and segment: task, segment, start, stop (shares of the clip), value (mean
             over items of the segment's sum, nats) with low and high, n, n_groups, group.
+
+        Raises
+        ------
+        RunError
+            For fewer than one segment.
         """
+        if segments < 1:
+            raise RunError("cannot divide the clips", found=f"segments={segments}", allowed="1 or more")
         each = np.stack([_segment_sums(row, segments) for _, row in self.maps.iterrows()])
         level, out = float(self.settings.get("level", 0.95)), []
         for task, here in _subsets(self.table):
