@@ -7,7 +7,8 @@ The idea. An explorer has a *state* (plain values that say what is shown), *cont
 it. It is displayed as two outputs: first a static one, the table and picture of the current state as plain HTML, which
 is brought up to date as the state changes; then the live controls. While the live part is there, style sheets alone
 hide the static one; in a saved notebook, in nbconvert's HTML and on GitHub only the static one is left. Nothing is
-loaded from a network. When its cell is run again, an explorer closes what the last run left.
+loaded from a network. Keys that go to a control stay with it, whatever shortcuts the notebook has. When its cell is run
+again, an explorer closes what the last run left.
 
 Strings that come from data are escaped before they become HTML.
 
@@ -25,6 +26,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anywidget
 import ipywidgets as widgets
 
 if TYPE_CHECKING:
@@ -37,6 +39,14 @@ STATIC = Path(__file__).parent / "static"
 """Where the hand-written ES modules and style sheets are."""
 
 CSS = (STATIC / "explore.css").read_text(encoding="utf-8")
+
+
+class _Keys(anywidget.AnyWidget):
+    """Keeps the notebook's shortcuts from taking the keys of the controls; shows nothing."""
+
+    # As text: of a path, anywidget watches the file, and the watch would keep every widget that ever was.
+    _esm = (STATIC / "keys.js").read_text(encoding="utf-8")
+
 
 _LIVE: dict[str, Explorer] = {}
 """The explorer that each notebook cell shows, by the cell's id."""
@@ -75,7 +85,7 @@ class Explorer:
     def show(self, *children: widgets.Widget) -> None:
         """Put widgets under the title."""
         heading = widgets.HTML(f"<style>{CSS}</style><h3 class='vp-title'>{escape(self.title)}</h3>")
-        self.root.children = (heading, *children)
+        self.root.children = (heading, *children, _Keys())
 
     def static(self) -> str:
         """Return the current state as HTML that needs no kernel and no script."""
@@ -115,7 +125,9 @@ class Explorer:
                 last.close()
             _LIVE[cell] = self
         self._handle = display(_Html(self._static_html()), display_id=True)
-        display(self.root)
+        # Without the plain text that a widget would leave in exported pages.
+        live = self.root._repr_mimebundle_()
+        display({**{kind: part for kind, part in live.items() if kind != "text/plain"}, "text/plain": ""}, raw=True)
 
     def close(self) -> None:
         """Close comms and hooks; the static twin stays."""
