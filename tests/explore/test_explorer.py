@@ -90,7 +90,9 @@ def test_a_cell_that_is_run_again_closes_what_it_left(monkeypatch: pytest.Monkey
         last._ipython_display_()
     assert last is not None and alive() - before == len(_explorer._all_of(last.root))
     # The static one comes first: it is what is left where the second cannot be shown.
-    assert "vp-static" in shown[-2]._repr_html_() and shown[-1] is last.root
+    assert "vp-static" in shown[-2]._repr_html_()
+    view = shown[-1]["application/vnd.jupyter.widget-view+json"]
+    assert view["model_id"] == last.root.model_id and shown[-1]["text/plain"] == ""
     last.close()
     _explorer._LIVE.pop("cell-1")
     assert alive() == before
