@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vpanalysis import __version__, _cli_attribution, _cli_calibrate, _cli_models, _cli_probes, _console
+from vpanalysis import (
+    __version__,
+    _cli_attribution,
+    _cli_calibrate,
+    _cli_models,
+    _cli_notebooks,
+    _cli_probes,
+    _console,
+)
 from vpanalysis.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -189,6 +197,7 @@ _cli_calibrate.register(app)
 _cli_models.register(app)
 _cli_probes.register(app)
 _cli_attribution.register(app)
+_cli_notebooks.register(app)
 
 
 @app.command(

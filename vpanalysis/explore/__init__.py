@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vpanalysis.explore.items_view import items as items
     from vpanalysis.explore.layers_view import layers as layers
     from vpanalysis.explore.listen_view import listen as listen
+    from vpanalysis.explore.page import report as report
 
 # Imported when first asked for: a verb needs ipywidgets, and some need more.
 _EXPORTS: dict[str, str] = {
@@ -27,9 +28,10 @@ _EXPORTS: dict[str, str] = {
     "compare": "vpanalysis.explore.compare_view",
     "items": "vpanalysis.explore.items_view",
     "listen": "vpanalysis.explore.listen_view",
+    "report": "vpanalysis.explore.page",
 }
 
-__all__ = ["compare", "gates", "items", "layers", "listen"]
+__all__ = ["compare", "gates", "items", "layers", "listen", "report"]
 
 
 def __getattr__(name: str) -> Any:

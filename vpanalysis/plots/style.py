@@ -79,6 +79,9 @@ def short_task(task: str) -> str:
 def theme() -> Iterator[None]:
     """Draw in the house style; the rcParams are as before afterwards."""
     import matplotlib as mpl
+
+    # Before the context: imported inside it for the first time, pyplot's way of showing would be undone with it.
+    import matplotlib.pyplot
     import seaborn as sns
 
     own: dict[str, Any] = {
