@@ -18,6 +18,7 @@ import array
 import ctypes
 import json
 import os
+import signal
 import struct
 import sys
 import tempfile
@@ -99,6 +100,8 @@ def _failure(message: str) -> bytes:
 
 def main() -> None:
     """Serve requests until standard input closes."""
+    # An interrupt is meant for whoever asked; this process ends when its input does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever the library prints must not land in the protocol
     engine = _Engine()
