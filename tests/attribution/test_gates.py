@@ -104,6 +104,14 @@ def test_another_mixture_is_another_ones(bench: Benchmark) -> None:
         assert all(any(np.allclose(row, own) for own in mixtures) for row in made[PROMPT])
 
 
+def test_one_task_has_no_other(model: vp.AudioLLM, bench: Benchmark) -> None:
+    one = bench.select(tasks=TASK)[:4]
+    found = gates(model, one, cache=None, progress=False)
+    assert "other task" not in set(found.table["setting"]) and "mean" in set(found.table["setting"])
+    with pytest.raises(RunError, match="items of one task"):
+        gates(model, one, settings=["other task"], cache=None, progress=False)
+
+
 def test_conditioning_is_own_minus_the_alternatives(found: GateResult) -> None:
     worth = found.conditioning().set_index(["alternative", "measure"])
     assert set(worth.index.get_level_values(0)) == {"mean", "mini-static"}

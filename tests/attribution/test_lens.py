@@ -64,6 +64,8 @@ def test_other_models_and_runs_are_refused(runs: dict[str, vp.Run], tmp_path: Pa
     other = SimpleNamespace(name="other", predictions=turned, sites=run.sites, states=run.states, path=run.path)
     with pytest.raises(RunError, match="differ from its answers"):
         logit_lens(other, "mini-base")
+    with pytest.raises(RunError, match="weights of 'mini-base', the model is 'mini-sft'"):
+        logit_lens(run, "mini-sft")
     with pytest.raises(RunError, match="conflcit"):
         logit_lens(runs["mini-base"], "mini-base", conditions=["conflcit"])
     bench = vp.load_benchmark("mini", tasks=[TASK], limit=2)

@@ -128,6 +128,13 @@ def logit_lens(
 
     opened = open_run(run) if isinstance(run, (str, Path)) else run
     llm = _loaded(model)
+    made_by = getattr(opened, "manifest", {}).get("model", {})
+    # In another precision the same weights have another hash; then the answers alone must agree.
+    alike = made_by.get("dtype") == str(llm.dtype).removeprefix("torch.")
+    if alike and dict(made_by["weights"]) != dict(llm.weights_sha):
+        raise RunError(f"cannot look through the layers of run {opened.name!r}",
+                       found=f"weights of {made_by.get('name')!r}, the model is {llm.name!r}",
+                       fix="give the model of the Run")  # fmt: skip
     sites = [site for site in opened.sites if site.startswith("text[")]
     sites = (["text.embed"] if "text.embed" in opened.sites else []) + sites
     table = cast("pd.DataFrame", opened.predictions)
@@ -154,7 +161,7 @@ def logit_lens(
             top += _likeliest(llm, site, logits, frame, vocabulary)
     made = {
         **run_identity(opened), "model": llm.name, "level": level, "vocabulary": vocabulary,
-        "conditions": None if conditions is None else list(conditions),
+        "conditions": None if conditions is None else list(conditions), "weights": dict(llm.weights_sha),
     }  # fmt: skip
     whole = pd.DataFrame(found)
     kept = pd.DataFrame(top, columns=["task", "condition", "site", "token", "share"])

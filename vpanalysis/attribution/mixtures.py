@@ -311,6 +311,11 @@ def gates(
         if name not in known:
             raise RunError("cannot set the gate", found=repr(name), allowed=known, word=name)
     items = chosen_items(bench, conditions, "cannot look at the gate")
+    if len({item.task_name for item in items}) < 2 and OTHER in chosen:
+        # The mixture of another task does not exist; its own would look like one that changes nothing.
+        if settings is not None:
+            raise RunError(f"cannot set the gate to {OTHER!r}", found="items of one task", allowed="two tasks or more")
+        chosen.remove(OTHER)
     rival: AudioLLM | None = None if against is None else _loaded(against)
     if rival is not None and not rival.answers:
         raise RunError(f"cannot compare {llm.name!r} with {rival.name!r}", found="an encoder that answers nothing",
