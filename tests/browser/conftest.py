@@ -6,6 +6,7 @@ These tests run under the mark ``browser``. They need playwright and a Chromium:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -51,7 +52,9 @@ class Lab:
 
     def address(self, name: str) -> str:
         # A workspace of its own: Lab opens again what was open in the last one.
-        return f"http://127.0.0.1:{self.port}/lab/workspaces/w{next(_COUNT)}/tree/{name}?token={self.token}"
+        return (
+            f"http://127.0.0.1:{self.port}/lab/workspaces/w{os.getpid()}-{next(_COUNT)}/tree/{name}?token={self.token}"
+        )
 
 
 @dataclass
@@ -62,16 +65,17 @@ class Watch:
     errors: list[str] = field(default_factory=list)
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder = tmp_path_factory.mktemp("lab")
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[Lab]:
+    """Run a JupyterLab in a folder, with settings of its own, on a free port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     made = Lab(folder, port)
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
+    settings.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "OMP_NUM_THREADS": "1",
+           "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
            "JUPYTER_CONFIG_DIR": str(folder / "config"), "IPYTHONDIR": str(folder / "ipython")}  # fmt: skip
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1", "--allow-root",
@@ -99,6 +103,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         made.process.terminate()
         made.process.wait(timeout=20)
         log.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with serving(tmp_path_factory.mktemp("lab")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -152,16 +162,15 @@ def run_all(page: Any, lab: Lab, name: str, *, seconds: int = 240) -> None:
     """Open a notebook, run all its cells and wait until the kernel is idle."""
     page.goto(lab.address(name))
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
-    page.wait_for_selector(
-        ".jp-Notebook-ExecutionIndicator[data-status=idle], .jp-NotebookPanel-toolbar", timeout=90_000
-    )
+    # Cells that are run before the kernel has answered may be lost.
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90_000)
     page.keyboard.press("Escape")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     deadline = time.time() + seconds
     while time.time() < deadline:
         prompts = page.eval_on_selector_all(
-            ".jp-Notebook .jp-CodeCell .jp-InputPrompt", "e => e.map(x => x.textContent)"
+            ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputPrompt", "e => e.map(x => x.textContent)"
         )
         failed = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']")
         if failed.count():

@@ -242,10 +242,11 @@ def test_explorers_that_are_made_again_and_again_leave_nothing_behind(model: vp.
     before = instances()
     for _ in range(25):
         made = explore.gates(model, bench[:2])
+        slider = made.sliders[0]
         made.close()
     assert instances() == before
-    gone: list[Any] = [weakref.ref(made), weakref.ref(made.sliders[0])]
-    del made
+    gone: list[Any] = [weakref.ref(made), weakref.ref(slider)]
+    del made, slider
     gc.collect()
     assert [ref() for ref in gone] == [None] * 2
 

@@ -48,6 +48,9 @@ class _Keys(anywidget.AnyWidget):
     _esm = (STATIC / "keys.js").read_text(encoding="utf-8")
 
 
+_KEPT = frozenset({"title", "state", "root", "_closers", "_handle", "_closed", "_last", "_thread"})
+"""What is left of a closed explorer."""
+
 _LIVE: dict[str, Explorer] = {}
 """The explorer that each notebook cell shows, by the cell's id."""
 
@@ -79,6 +82,7 @@ class Explorer:
         self._closers: list[Callable[[], object]] = []
         self._handle: Any = None
         self._closed = False
+        self._last: str | None = None
 
     # For subclasses ---------------------------------------------------------------------------------------------------
 
@@ -104,6 +108,8 @@ class Explorer:
     # For notebooks ----------------------------------------------------------------------------------------------------
 
     def _static_html(self) -> str:
+        if self._last is not None:
+            return self._last
         return (
             f"<style>{CSS}</style><div class='vp-static' role='group' aria-label='{escape(self.title, quote=True)}'>"
             f"<h3 class='vp-title'>{escape(self.title)}</h3>{self.static()}</div>"
@@ -133,13 +139,20 @@ class Explorer:
         """Close comms and hooks; the static twin stays."""
         if self._closed:
             return
+        self._last = self._static_html()
         self._closed = True
         for closer in self._closers:
             with contextlib.suppress(Exception):
                 closer()
         for widget in _all_of(self.root):
+            widget.unobserve_all()
             widget.close()
-        self._handle = None
+        # IPython keeps what a cell returned; of a closed explorer that should be a page of HTML, not a model.
+        busy = getattr(self, "_thread", None)
+        # Work that is just being stopped still looks at what it was given.
+        for name in [name for name in vars(self) if name not in _KEPT and (busy is None or not busy.is_alive())]:
+            delattr(self, name)
+        self._closers, self._handle = [], None
 
 
 class _Html:
