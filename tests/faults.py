@@ -847,9 +847,9 @@ _ATTRIBUTING = (
     ),
     Fault(
         "old-weights-remembered",
-        "vpanalysis/attribution/_work.py",
-        "if size <= _RECHECKED else dict(llm.weights_sha)",
-        "if size < 0 else dict(llm.weights_sha)",
+        "vpanalysis/models/audio_model.py",
+        "if self._weights_sha is None or size <= _REHASHED:",
+        "if self._weights_sha is None:",
         "a model that was changed in place gets the results of the one that it was",
         ("tests/attribution/test_work.py::test_changed_weights_items_and_wordings_are_other_work",),
     ),

@@ -182,7 +182,7 @@ def test_bad_questions_are_refused(bench: Benchmark) -> None:
         listen_vs_read("mini-base", bench, families="reversed", progress=False)  # a rise backwards is its foil
     with pytest.raises(RunError, match="orders=0"):
         listen_vs_read("mini-base", bench, orders=0, progress=False)
-    with pytest.raises(RunError, match=r"condition 'conflikt'; allowed: 'conflict' \(did you mean 'conflict'\?\)"):
+    with pytest.raises(RunError, match=r"no item of 'conflikt'; allowed: 'conflict' \(did you mean 'conflict'\?\)"):
         listen_vs_read("mini-base", bench, conditions=["conflict", "conflikt"], progress=False)
     with pytest.raises(RunError, match="no family"):
         listen_vs_read("mini-base", bench, families=[], progress=False)

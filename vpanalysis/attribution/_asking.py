@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from vpanalysis.models.facade import AudioLLM
     from vpanalysis.models.frontends import Wave
 
-__all__ = ["Asker", "asks_without_clips", "no_clip"]
+__all__ = ["Asker", "NoClip", "asks_without_clips", "no_clip"]
+
+
+class NoClip(RunError):
+    """None of the clips can be used; those of other items may be."""
 
 
 def no_clip(llm: AudioLLM) -> EncodedClip:
@@ -108,7 +112,7 @@ class Asker:
                 continue
         self.skipped = len(items) - len(loaded)
         if not loaded:
-            raise RunError(f"cannot ask {llm.name!r}", found=f"no usable clip among {len(items)} items")
+            raise NoClip(f"cannot ask {llm.name!r}", found=f"no usable clip among {len(items)} items")
         # By length, so that a batch has little padding.
         loaded.sort(key=lambda pair: 0 if pair[1] is None else len(pair[1]))
         self.items = [item for item, _ in loaded]

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpanalysis.attribution._settings import NO_CLIP, held_bytes
+from vpanalysis.attribution._asking import NoClip
+from vpanalysis.attribution._settings import held_bytes
 from vpanalysis.benchmark.audio import SAMPLE_RATE
 from vpanalysis.errors import AudioError, RunError
 from vpanalysis.models._replay import last_positions
@@ -111,7 +112,7 @@ class Chunk:
         self.llm, self.template, self.batch_size, self.projector = llm, template, batch_size, projector
         loaded = list(_usable(llm, items))
         if not loaded:
-            raise RunError(f"cannot ask {llm.name!r}", found=f"{NO_CLIP} among {len(items)} items")
+            raise NoClip(f"cannot ask {llm.name!r}", found=f"no usable clip among {len(items)} items")
         # By length, so that a batch has little padding.
         loaded.sort(key=lambda pair: len(pair[1]))
         self.items = [item for item, _ in loaded]

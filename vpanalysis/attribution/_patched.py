@@ -25,7 +25,7 @@ from vpanalysis.stats import FloatArray
 if TYPE_CHECKING:
     from vpanalysis.benchmark.items import Item
     from vpanalysis.benchmark.prompts import PromptTemplate
-    from vpanalysis.models.batch import Batch, EncodedClip, Layout
+    from vpanalysis.models.batch import Batch, EncodedClip
     from vpanalysis.models.facade import AudioLLM
 
 __all__ = ["Cell", "PairBatch"]
@@ -42,12 +42,6 @@ class Cell:
     def in_encoder(self) -> bool:
         """Whether everything behind it has to be encoded again."""
         return self.site.startswith("encoder")
-
-
-def _real(layout: Layout, number: int) -> Tensor:
-    """Return which of the frames that are handed on of a clip are the clip's, shape (frame,), bool."""
-    pairs = zip(layout.frames[number], layout.kept_frames[number], strict=True)
-    return torch.cat([torch.arange(kept) < valid for valid, kept in pairs])
 
 
 class PairBatch:
@@ -137,8 +131,8 @@ class PairBatch:
         out = []
         for number, (mine, other) in enumerate(zip(self.base_clips, self.source_clips, strict=True)):
             state = mine.streams["tower"].clone()
-            where = torch.nonzero(_real(self.base_batch.layout, number)).flatten().to(state.device)
-            there = _real(self.source_batch.layout, number).to(state.device)
+            where = torch.nonzero(self.base_batch.layout.is_clip(number)).flatten().to(state.device)
+            there = self.source_batch.layout.is_clip(number).to(state.device)
             heard = aligned(other.streams["tower"][there], len(where), self.align)
             state[where[: len(heard)]] = heard
             out.append(replace(mine, streams={**mine.streams, "tower": state}))
@@ -156,7 +150,7 @@ class PairBatch:
             # The tower as the encoder hands it on: one row a clip.
             layout = self.source_batch.layout
             states = [
-                clip.streams["tower"][_real(layout, number).to(clip.streams["tower"].device)][None]
+                clip.streams["tower"][layout.is_clip(number).to(clip.streams["tower"].device)][None]
                 for number, clip in enumerate(self.source_clips)
             ]
             theirs = Positions.of_windows([(state.shape[1],) for state in states])

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from vpanalysis import stats
 from vpanalysis._flips import flip_family
+from vpanalysis.attribution._asking import NoClip
 from vpanalysis.attribution._work import Work, say_cost
 from vpanalysis.attribution.margins import clusters_by_name, margin
 from vpanalysis.errors import RunError
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ITEMS",
     "MEASURES",
-    "NO_CLIP",
     "Opened",
     "asked_in_parts",
     "check_numbers",
@@ -55,9 +55,6 @@ MEASURES = ("accuracy", "margin", "ala")
 
 ITEMS = ("id", "task", "speaker", "script", "setting", *MEASURES)
 """Columns of what is kept of every item under every setting."""
-
-NO_CLIP = "no usable clip"
-"""How the reason begins for which a chunk is left out; every other error is the caller's to see."""
 
 _BATCHES = 8
 """Batches in a chunk: enough that sorting by length saves padding, few enough to be held and to be lost."""
@@ -187,7 +184,7 @@ def asked_in_parts(
     names : sequence of str
         Of the settings.
     opened : callable
-        Takes items, returns an :class:`Opened`; raises a :class:`RunError` that found :data:`NO_CLIP` where no clip can
+        Takes items, returns an :class:`Opened`; raises :class:`NoClip` where no clip can
         be used, which leaves these items out.
     ask : callable
         Takes an :class:`Opened` and a setting, returns a table with the column ``setting``.
@@ -210,7 +207,8 @@ def asked_in_parts(
     """
     size = _BATCHES * batch_size
     chunks = {start: list(items[start : start + size]) for start in range(0, len(items), size)}
-    todo = {start: [n for n in names if work.read(f"{n}/{start}") is None] for start in chunks}
+    there = {(start, name): work.read(f"{name}/{start}") for start in chunks for name in names}
+    todo = {start: [name for name in names if there[start, name] is None] for start in chunks}
     batches = {start: -(-len(chunk) // batch_size) for start, chunk in chunks.items()}
     forwards = sum(batches[start] * len(missing) for start, missing in todo.items())
     kept = len(chunks) * len(names) - sum(len(missing) for missing in todo.values())
@@ -233,7 +231,7 @@ def asked_in_parts(
         for start, chunk in chunks.items():
             mine = ready.pop(start, None)
             for name in names:
-                known = work.read(f"{name}/{start}") if name not in todo[start] else None
+                known = there[start, name]
                 if known is None:
                     mine = _opened(opened, chunk) if mine is None else mine
                     if mine is None:
@@ -244,7 +242,7 @@ def asked_in_parts(
                 if len(known):
                     parts.append(known)
     if not parts:
-        raise RunError(f"cannot ask ({what})", found=f"{NO_CLIP} among {len(items)} items")
+        raise RunError(f"cannot ask ({what})", found=f"no usable clip among {len(items)} items")
     table = pd.concat(parts, ignore_index=True)
     order = table["setting"].map({name: number for number, name in enumerate(names)}).to_numpy()
     return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
@@ -254,9 +252,7 @@ def _opened(opened: Callable[[Sequence[Item]], Any], items: Sequence[Item]) -> A
     """Return a chunk; None where no clip of it can be used: those of others may be."""
     try:
         return opened(items)
-    except RunError as error:
-        if not (error.found or "").startswith(NO_CLIP):
-            raise
+    except NoClip:
         return None
 
 

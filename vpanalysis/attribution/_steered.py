@@ -216,7 +216,8 @@ class HeldBatch:
         out = {}
         for site in sites:
             if site == "tower":
-                each = [clip.streams["tower"][self._valid(number)] for number, clip in enumerate(self.clips)]
+                layout = self.batch.layout
+                each = [clip.streams["tower"][layout.is_clip(number)] for number, clip in enumerate(self.clips)]
             else:
                 places = self.places(site)
                 by_row = self._rows(site, seen[site], places)
@@ -260,12 +261,6 @@ class HeldBatch:
         rows = torch.stack([state[low:high].float().mean(dim=0) for low, high in bounds])
         return rows.double().flatten().cpu().numpy()
 
-    def _valid(self, number: int) -> Tensor:
-        """Return which of the frames that are handed on of a clip are real."""
-        layout = self.batch.layout
-        pairs = zip(layout.frames[number], layout.kept_frames[number], strict=True)
-        return torch.cat([torch.arange(kept) < valid for valid, kept in pairs])
-
     # Interventions ----------------------------------------------------------------------------------------------------
 
     def steered(self, site: str, vectors: FloatArray) -> list[FloatArray]:
@@ -282,7 +277,7 @@ class HeldBatch:
         if site == "tower":
             clips = []
             for number, clip in enumerate(self.clips):
-                valid = self._valid(number)
+                valid = self.batch.layout.is_clip(number)
                 state = clip.streams["tower"].clone()
                 push = cut[number][_part_of(int(valid.sum()), parts)]
                 state[valid.to(state.device)] += push.to(state.device, state.dtype)

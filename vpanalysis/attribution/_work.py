@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Work", "identity", "items_sha", "say_cost"]
 
-_RECHECKED = 200_000_000
-"""Bytes of weights up to which they are hashed anew for every call, so that a model that was changed is another one."""
-
 
 def items_sha(items: Iterable[Item]) -> str:
     """Return the SHA-256 (hex) of items with their audio, in order."""
@@ -71,18 +68,16 @@ def identity(llm: AudioLLM, items: Sequence[Item], template: PromptTemplate) -> 
     dict
         JSON can hold it.
     """
-    from vpanalysis.models._weights import digest, digest_of
+    from vpanalysis.models._weights import digest_of
 
     config = llm.model.config
-    size = sum(p.numel() * p.element_size() for p in llm.model.parameters())
-    weights = {n: digest(t) for n, t in llm._parts().items()} if size <= _RECHECKED else dict(llm.weights_sha)
     # What the model is asked is more than the items: chat form, what the gate reads, and how both are cut into tokens.
     asked = [llm.prompt(item, template) for item in items[:1]]
     if llm.streams is not None:
         asked += [llm.gate_text(item, template) for item in items[:1]]
     libraries = versions()
     return {
-        "weights": weights, "dtype": str(llm.dtype), "device": llm.device.type, "trim": llm.frontend.trim,
+        "weights": dict(llm.weights_sha), "dtype": str(llm.dtype), "device": llm.device.type, "trim": llm.frontend.trim,
         "attention": getattr(config, "_attn_implementation", None), "config": config_sha(config),
         "features": digest_of(llm.feature_extractor.to_dict()), "asked": asked,
         "tokens": [llm.tokenizer(text)["input_ids"] for text in asked], "template": template.sha,

@@ -39,6 +39,7 @@ from vpanalysis import stats
 from vpanalysis._results import TableResult
 from vpanalysis.attribution._answers import answers_under, positions
 from vpanalysis.attribution._asking import asks_without_clips
+from vpanalysis.attribution._settings import check_numbers, chosen_items, named, seed_of
 from vpanalysis.attribution._verdicts import ALL, verdict_of
 from vpanalysis.attribution._work import Work, identity
 from vpanalysis.attribution.conditions import FAMILIES, Family, condition
@@ -144,7 +145,7 @@ def listen_vs_read(
     benchmark: Benchmark | str,
     *,
     families: str | Sequence[str] = ("twins", "delexicalised", "reversed"),
-    conditions: Sequence[str] = ("conflict",),
+    conditions: str | Sequence[str] = ("conflict",),
     out: str | Path | None = None,
     orders: int = 1,
     template: PromptTemplate = DEFAULT_PROMPT,
@@ -177,7 +178,7 @@ def listen_vs_read(
     level : float
         Of the intervals.
     random_state : int or None
-        Of bootstrap and sign flips.
+        Of bootstrap and sign flips; one that is drawn is in the settings.
     cache : bool, str, Path or None
         Where encoded clips are kept and, without `out`, the Runs: the default folder (True), another one, or nowhere
         (False, None).
@@ -199,27 +200,23 @@ def listen_vs_read(
     """
     from vpanalysis.runs import _listed, _loaded
 
-    names = [families] if isinstance(families, str) else list(dict.fromkeys(families))
+    names = named(families)
     if not names:
         raise RunError("cannot attribute", found="no family", allowed=list(FAMILIES))
-    conditions = (conditions,) if isinstance(conditions, str) else tuple(dict.fromkeys(conditions))
     for name in names:
         if name not in FAMILIES:
             raise RunError("cannot attribute", found=f"family {name!r}", allowed=list(FAMILIES), word=name)
-    for title, value in (("orders", orders), ("batch_size", batch_size)):
-        if value < 1:
-            raise RunError("cannot attribute", found=f"{title}={value}", allowed="1 or more")
-    if not 0 < level < 1:
-        raise RunError("cannot attribute", found=f"level={level}", allowed="a share between 0 and 1")
+    if orders < 1:
+        raise RunError("cannot attribute", found=f"orders={orders}", allowed="1 or more")
+    check_numbers("cannot attribute", level=level, batch_size=batch_size)
+    random_state = seed_of(random_state)
     llm, bench = _loaded(model), _listed(benchmark)
     if not llm.answers:
         raise RunError(f"cannot attribute answers of {llm.name!r}", found="an encoder that answers nothing")
-    for title in conditions:
-        if title not in bench.conditions:
-            raise RunError("cannot attribute", found=f"condition {title!r}", allowed=bench.conditions, word=title)
-    asked = [item for item in bench if item.condition in conditions and item.foils and item.truth not in item.foils]
+    whole = chosen_items(bench, conditions, "cannot attribute")
+    asked = [item for item in whole if item.foils and item.truth not in item.foils]
     if not asked:
-        raise RunError("cannot attribute", found=f"no item of {list(conditions)} with foils in {bench.name!r}",
+        raise RunError("cannot attribute", found=f"no item of {named(conditions)} with foils in {bench.name!r}",
                        allowed=bench.conditions)  # fmt: skip
     base = Benchmark(asked, name=bench.name, source=bench.source, revision=bench.revision)
     # Twins may stand in the benchmark beside the items that are asked about.
@@ -250,7 +247,7 @@ def listen_vs_read(
     items = pd.concat([_of_family(base, name, tables) for name in possible], ignore_index=True)
     settings = {
         "model": llm.name, "benchmark": bench.name, "benchmark_sha": base.sha, "families": names, "orders": orders,
-        "conditions": list(conditions), "level": level, "random_state": random_state, "weights": llm.weights_sha,
+        "conditions": named(conditions), "level": level, "random_state": random_state, "weights": llm.weights_sha,
         "batch_size": batch_size,
         "template": template.sha, "asked": {t: sum(i.task_name == t for i in asked) for t in base.tasks},
     }  # fmt: skip

@@ -49,6 +49,7 @@ from tqdm.auto import tqdm
 
 from vpanalysis._results import TableResult
 from vpanalysis.attribution._recovery import ALL, first_order_table, recovery_table
+from vpanalysis.attribution._settings import check_numbers, named
 from vpanalysis.attribution._spans import ALIGNMENTS, SPANS
 from vpanalysis.attribution._work import Work, identity, items_sha, say_cost
 from vpanalysis.attribution.conditions import _twin
@@ -262,10 +263,11 @@ def patch(
     llm = _loaded(model)
     if not llm.answers:
         raise RunError(f"cannot patch {llm.name!r}", found="an encoder that answers nothing")
+    check_numbers("cannot patch", level=level, batch_size=batch_size)
     for name, value, allowed in (("direction", direction, DIRECTIONS), ("align", align, ALIGNMENTS)):
         if value not in allowed:
             raise RunError("cannot patch", found=f"{name}={value!r}", allowed=allowed, word=value)
-    cells = _cells(llm, sites, [spans] if isinstance(spans, str) else list(spans), heads)
+    cells = _cells(llm, sites, named(spans), heads)
     name, sha = "pairs", None
     if isinstance(pairs, (int, Integral)):
         if pairs < 1 or benchmark is None:

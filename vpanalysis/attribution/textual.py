@@ -45,7 +45,7 @@ from tqdm.auto import tqdm
 from vpanalysis import stats
 from vpanalysis._results import TableResult
 from vpanalysis.attribution._asking import Asker, asks_without_clips
-from vpanalysis.attribution._settings import MEASURES, compared, held_bytes
+from vpanalysis.attribution._settings import MEASURES, check_numbers, compared, held_bytes, seed_of
 from vpanalysis.attribution._verdicts import ALL, word_verdict
 from vpanalysis.attribution._work import Work, identity, say_cost
 from vpanalysis.attribution.conditions import _twin, quoted
@@ -119,8 +119,10 @@ class TextControls(TableResult):
             if value not in allowed:
                 raise RunError("cannot draw the controls", found=repr(value), allowed=allowed, word=value)
         rows = self.table[(self.table["measure"] == measure) & (self.table["task"] == task)]
-        title = f"{self.settings.get('model', '')}: {'all tasks' if task == ALL else plots.short_task(task)}"
-        return plots.control_settings(rows.reset_index(drop=True), ax=ax, title=title)
+        return plots.gate_settings(
+            rows.reset_index(drop=True), ax=ax, name=str(self.settings.get("model", "")), reference=AS_ASKED,
+            title="all tasks" if task == ALL else plots.short_task(task), level=float(self.settings["level"]),
+        )  # fmt: skip
 
     def plot_inversion(self, ax: Axes | None = None) -> Axes:
         """Draw the word effect per task, as asked and under the negated question."""
@@ -152,7 +154,7 @@ def text_controls(
     template: PromptTemplate = DEFAULT_PROMPT,
     batch_size: int = 16,
     level: float = 0.95,
-    random_state: int = 0,
+    random_state: int | None = 0,
     cache: bool | str | Path | None = True,
     progress: bool = True,
 ) -> TextControls:
@@ -170,8 +172,8 @@ def text_controls(
     batch_size : int
     level : float
         Of the intervals.
-    random_state : int
-        Of orders, wrong clips and sign flips.
+    random_state : int or None
+        Of orders, wrong clips and sign flips; one that is drawn is in the settings.
     cache : bool, str, Path or None
         Where answers are kept, so that a second call is free: the default folder (True), another one, or nowhere.
     progress : bool
@@ -189,6 +191,8 @@ def text_controls(
     from vpanalysis.runs import _listed, _loaded
 
     chosen = list(CONTROLS) if controls is None else list(dict.fromkeys([AS_ASKED, *controls]))
+    check_numbers("cannot control for text", level=level, batch_size=batch_size)
+    random_state = seed_of(random_state)
     for name in chosen:
         if name not in CONTROLS:
             raise RunError("cannot control for text", found=repr(name), allowed=CONTROLS, word=name)

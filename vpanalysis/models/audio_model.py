@@ -44,6 +44,10 @@ A processor gains nothing from large batches; an accelerator needs some work to 
 """
 
 
+_REHASHED = 200_000_000
+"""Bytes of weights up to which they are hashed anew whenever their hash is asked for: a tenth of a second or two."""
+
+
 class AudioModel:
     """A loaded model as far as it hears.
 
@@ -65,6 +69,7 @@ class AudioModel:
     ) -> None:
         self.source, self.revision = source, revision
         self.calibration: Mapping[str, Any] | None = None
+        self._weights_sha: dict[str, str] | None = None
         self.processor = processor
         self.name = name or getattr(model.config, "name_or_path", "") or type(model).__name__
         self.family = family or family_of(model.config.model_type)
@@ -297,10 +302,18 @@ class AudioModel:
 
     # Identity ---------------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def weights_sha(self) -> dict[str, str]:
-        """SHA-256 (hex) of each part's tensors, by the names of the split layout; computed when first asked for."""
-        return {part: digest(tensors) for part, tensors in self._parts().items()}
+        """SHA-256 (hex) of each part's tensors, by the names of the split layout.
+
+        Of a small model as it is now, so that one which was changed in place is another one; of a large one as it was
+        when this was first asked for.
+        """
+        parts = self._parts()
+        size = sum(tensor.numel() * tensor.element_size() for part in parts.values() for tensor in part.values())
+        if self._weights_sha is None or size <= _REHASHED:
+            self._weights_sha = {part: digest(tensors) for part, tensors in parts.items()}
+        return self._weights_sha
 
     def _parts(self) -> dict[str, dict[str, Tensor]]:
         return parts_of(self.model) if self.family.split else parts_by_path(self.family, self.model)

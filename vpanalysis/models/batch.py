@@ -82,6 +82,21 @@ class Layout:
         """Per clip and window, the tower frames that an `EncodedClip` holds."""
         return self.frames if self.kept is None else self.kept
 
+    def is_clip(self, number: int) -> Tensor:
+        """Return which of the frames that an `EncodedClip` holds are the clip's, and not silence behind it.
+
+        Parameters
+        ----------
+        number : int
+            Which clip.
+
+        Returns
+        -------
+        Tensor, shape (frame,), bool
+        """
+        pairs = zip(self.frames[number], self.kept_frames[number], strict=True)
+        return torch.cat([torch.arange(kept) < valid for valid, kept in pairs])
+
     @property
     def row_kept(self) -> list[int]:
         """For each row of an audio site, the tower frames that an `EncodedClip` holds."""

@@ -34,7 +34,7 @@ from vpanalysis.plots.patching import patch_map
 from vpanalysis.plots.scores import acc_vs_ala, hearing_bars, overall_table
 from vpanalysis.plots.steering import dose_response
 from vpanalysis.plots.style import short_task, theme
-from vpanalysis.plots.textual import control_settings, word_effects
+from vpanalysis.plots.textual import word_effects
 from vpanalysis.plots.views import direction_map, erasure_curves, geometry_curve, similarity_map
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     "attribution_profile",
     "best_sites",
     "calibration_forest",
-    "control_settings",
     "direction_map",
     "dose_response",
     "erasure_curves",

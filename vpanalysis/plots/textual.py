@@ -1,7 +1,6 @@
-"""Text controls as rows with intervals, and the word effect that tells readers from inverters.
+"""The word effect that tells readers from inverters.
 
-A vertical line marks the answer to the question as it is asked. In the second picture zero is where words do nothing;
-right of it they are followed, left of it they are inverted.
+Zero is where words do nothing; right of it they are followed, left of it they are inverted.
 """
 
 from __future__ import annotations
@@ -16,49 +15,7 @@ from vpanalysis.plots.style import CLAIM, GREY, SERIES, TRUTH, add_note, new_axe
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["control_settings", "word_effects"]
-
-_LABELS = {
-    "accuracy": "accuracy (95 % interval)", "ala": "answered with what the words claim (95 % interval)",
-    "margin": "margin of the truth over the claims, in nats (95 % interval)",
-}  # fmt: skip
-
-
-def control_settings(rows: pd.DataFrame, ax: Axes | None = None, *, title: str = "", note: str | None = None) -> Axes:
-    """Draw one measure under every control.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Of one task and measure of :attr:`vpanalysis.attribution.TextControls.table`; the first is the reference.
-    ax : Axes, optional
-        Where to draw; a new figure by default.
-    title : str
-    note : str, optional
-        Caption under the picture.
-
-    Returns
-    -------
-    Axes
-    """
-    with theme():
-        if ax is None:
-            ax = new_axes(6.2, 1.2 + 0.34 * max(len(rows), 2))[1]
-        y = np.arange(len(rows), dtype=np.float64)
-        value, low, high = (rows[name].to_numpy(dtype=np.float64) for name in ("value", "low", "high"))
-        ax.axvline(value[0], color=GREY, lw=0.9, ls="--", zorder=0)
-        differs = rows["p_adjusted"].to_numpy(dtype=np.float64) < 0.05
-        for mask, filled in ((differs, True), (~differs, False)):
-            ax.errorbar(
-                value[mask], y[mask], xerr=[(value - low)[mask], (high - value)[mask]], fmt="o", ms=5, lw=1.1,
-                color=TRUTH.colour, mfc=TRUTH.colour if filled else "white", zorder=3,
-            )  # fmt: skip
-        ax.set_yticks(y, list(rows["setting"]))
-        ax.set_ylim(len(rows) - 0.4, -0.6)
-        ax.set_xlabel(_LABELS[str(rows["measure"].iloc[0])])
-        ax.set_title(title)
-        add_note(ax, note or "Dashed: as asked. Filled: differs from it (p < .05, adjusted over the controls).")
-    return ax
+__all__ = ["word_effects"]
 
 
 def word_effects(table: pd.DataFrame, ax: Axes | None = None, *, title: str = "", note: str | None = None) -> Axes:

@@ -253,13 +253,8 @@ class SiteFunction:
             return state.float()[..., None]
         if self.site == "tower" and batch.encoded is not None:
             state = batch.encoded[0].streams["tower"]
-            return state[self._clip_frames(batch).to(state.device)].float()
+            return state[batch.layout.is_clip(0).to(state.device)].float()
         return None
-
-    def _clip_frames(self, batch: Batch) -> Tensor:
-        """Return which frames of an encoded clip are the clip: some families keep the silence behind it as well."""
-        kept, frames = batch.layout.kept_frames[0], batch.layout.frames[0]
-        return torch.cat([torch.arange(most) < count for most, count in zip(kept, frames, strict=True)])
 
     def _valid(self, state: Tensor, batch: Batch) -> Tensor:
         """Return the valid positions of the site's state of one item, in single precision."""
@@ -373,7 +368,7 @@ class SiteFunction:
 
     def _heard_as(self, whole: Tensor, state: Tensor) -> Tensor:
         """Return the tower's frames with those of the clip replaced."""
-        here = self._clip_frames(self.batch).to(whole.device)
+        here = self.batch.layout.is_clip(0).to(whole.device)
         if bool(here.all()):
             return state.to(whole.device, whole.dtype).view(whole.shape)
         new = whole.clone()

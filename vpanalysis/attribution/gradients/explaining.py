@@ -231,13 +231,13 @@ def _explained(
     parts = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     names = [f"items {number}" for number in range(len(parts))]
     explainer = Explainer(llm, template, plan, twins)
-    done = work.done(names)
-    left = [part for part, name in zip(parts, names, strict=True) if work.read(name) is None]
+    there = [work.read(name) for name in names]
+    left = [part for part, known in zip(parts, there, strict=True) if known is None]
     missing = [item for part in left for item in part]
     if progress and (cost := explainer.cost(missing, len(missing))) is not None:
         forwards, seconds, held = cost
         say_cost(progress, f"{llm.name} on {name}, {plan.site}", forwards=forwards, seconds=seconds, held=held,
-                 done=f"{done} of {len(parts)} parts are there" if done else "")  # fmt: skip
+                 done=f"{len(parts) - len(left)} of {len(parts)} parts are there")  # fmt: skip
     mean: tuple[FloatArray, FloatArray] | None = None
     if left and plan.baseline == "mean":
         made = work.part("mean", lambda: explainer.mean(items))
@@ -245,8 +245,10 @@ def _explained(
         mean = (np.array(made["audio"].iloc[0], dtype=np.float64), np.array(made["text"].iloc[0], dtype=np.float64))
     tables = []
     with tqdm(total=len(items), desc="attribute", unit="item", disable=not progress) as bar:
-        for part, title in zip(parts, names, strict=True):
-            tables.append(work.part(title, lambda part=part: explainer.part(part, mean)))  # type: ignore[misc]
+        for part, title, known in zip(parts, names, there, strict=True):
+            if known is None:
+                work.write(title, known := explainer.part(part, mean))
+            tables.append(known)
             bar.update(len(part))
     return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
 
