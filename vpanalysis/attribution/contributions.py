@@ -84,7 +84,7 @@ class ContributionResult(TableResult):
 
     def plot(self, ax: Axes | None = None, *, quantity: str = "share") -> Axes:
         """Draw one quantity as a map, a row a task and a column a stream."""
-        from vpanalysis.plots.gates import gate_shares
+        from vpanalysis.plots.settings import gate_shares
 
         if quantity not in QUANTITIES:
             raise RunError("cannot draw the contributions", found=repr(quantity), allowed=QUANTITIES, word=quantity)

@@ -235,7 +235,7 @@ class GateResult(TableResult):
 
     def plot(self, ax: Axes | None = None, *, measure: str = "accuracy") -> Axes:
         """Draw one measure under every setting with its interval, the gate's own as a line."""
-        from vpanalysis.plots.gates import gate_settings
+        from vpanalysis.plots.settings import gate_settings
 
         if measure not in MEASURES:
             raise RunError("cannot draw the gates", found=repr(measure), allowed=MEASURES, word=measure)

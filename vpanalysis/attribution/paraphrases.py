@@ -147,7 +147,7 @@ class ParaphraseResult(TableResult):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw how far each wording moves the mixture; without a mixer, the accuracy under each."""
-        from vpanalysis.plots.gates import gate_settings, gate_wordings
+        from vpanalysis.plots.settings import gate_settings, gate_wordings
 
         name, level = str(self.settings.get("model", "")), float(self.settings["level"])
         if len(self.mixtures):

@@ -89,7 +89,7 @@ class SweepResult(TableResult):
 
     def plot(self, ax: Axes | None = None, *, measure: str = "accuracy") -> Axes:
         """Draw one measure: a line along the trade with its interval, or a map over the grid."""
-        from vpanalysis.plots.gates import gate_grid, gate_trade
+        from vpanalysis.plots.settings import gate_grid, gate_trade
 
         if measure not in MEASURES:
             raise RunError("cannot draw the sweep", found=repr(measure), allowed=MEASURES, word=measure)

@@ -14,17 +14,7 @@ from vpanalysis.plots.attributions import attribution_map, attribution_profile, 
 from vpanalysis.plots.calibration import calibration_forest
 from vpanalysis.plots.differences import best_sites, learning_curves, probe_differences
 from vpanalysis.plots.fusion import fused_settings
-from vpanalysis.plots.gates import (
-    gate_distances,
-    gate_grid,
-    gate_settings,
-    gate_shares,
-    gate_table,
-    gate_trade,
-    gate_variation,
-    gate_weights,
-    gate_wordings,
-)
+from vpanalysis.plots.gates import gate_distances, gate_table, gate_variation, gate_weights
 from vpanalysis.plots.layers import layer_curves, layer_grid
 from vpanalysis.plots.lens import lens_margins
 from vpanalysis.plots.listen import listen_read, listening_shares
@@ -32,6 +22,7 @@ from vpanalysis.plots.maps import layer_overview
 from vpanalysis.plots.over_time import attention_profile, generalisation_map, time_curve
 from vpanalysis.plots.patching import patch_map
 from vpanalysis.plots.scores import acc_vs_ala, hearing_bars, overall_table
+from vpanalysis.plots.settings import gate_grid, gate_settings, gate_shares, gate_trade, gate_wordings
 from vpanalysis.plots.steering import dose_response
 from vpanalysis.plots.style import short_task, theme
 from vpanalysis.plots.textual import word_effects
