@@ -9,40 +9,29 @@ from typing import Annotated, Any
 import typer
 
 from vpanalysis import _console
+from vpanalysis._cli_options import AsJson, Limit, Quiet, Sites, Split, Tasks, examples
 
 __all__ = ["register"]
 
 Model = Annotated[str, typer.Argument(help="A bundled name ('mini'), a checkpoint folder or a Hub id.")]
 Data = Annotated[str, typer.Argument(help="'mini', a file, a folder or a Hub data set id.")]
-Tasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Keep this task only; may be repeated.")]
-Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many items, spread over tasks.")]
-Split = Annotated[str, typer.Option("--split", help="Split of a source that has several.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 DeviceMap = Annotated[str | None, typer.Option("--device-map", help="As in transformers: auto, cpu, cuda.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Items a forward pass.")]
-Sites = Annotated[
-    list[str] | None, typer.Option("--site", "-s", help="Site or pattern, such as 'text[*]'; may be repeated.")
-]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Also draw the result to this file (png, pdf, svg).")]
 Save = Annotated[
     Path | None, typer.Option("--save", help="Keep the result: a Run of the same model, or a folder to write.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No cost, no progress bars.")]
-
-
-def _examples(*lines: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 _VERBS: list[tuple[Callable[..., None], str, str]] = []
 
 
-def _verb(name: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _verb(name: str, *lines: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that notes a function as a verb; `register` adds it."""
 
     def note(function: Callable[..., None]) -> Callable[..., None]:
-        _VERBS.append((function, name, _examples(*examples)))
+        _VERBS.append((function, name, examples(*lines)))
         return function
 
     return note
@@ -50,8 +39,8 @@ def _verb(name: str, *examples: str) -> Callable[[Callable[..., None]], Callable
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
-    for function, name, examples in _VERBS:
-        app.command(name, epilog=examples)(function)
+    for function, name, epilog in _VERBS:
+        app.command(name, epilog=epilog)(function)
 
 
 def _ready(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vpanalysis import _console
+from vpanalysis._cli_options import AsJson, Sites, Tasks
 
 __all__ = ["register"]
 
@@ -24,12 +25,7 @@ _CONTROLS = (
     "  vpanalysis controls runs/mini-pclm --which gap --which boundary --plot gap.png"
 )
 
-Tasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Keep this task only; may be repeated.")]
-Sites = Annotated[
-    list[str] | None, typer.Option("--site", "-s", help="Site or pattern, such as 'encoder[*]'; may be repeated.")
-]
 Save = Annotated[bool, typer.Option("--save", help="Keep the result in the Run's results folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:

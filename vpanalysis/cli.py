@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -28,15 +28,13 @@ from vpanalysis import (
     __version__,
     _cli_attribution,
     _cli_calibrate,
+    _cli_mini,
     _cli_models,
     _cli_notebooks,
     _cli_probes,
     _console,
 )
-from vpanalysis.errors import did_you_mean
-
-if TYPE_CHECKING:
-    from vpanalysis.benchmark.mini import Cell
+from vpanalysis._cli_options import AsJson, Limit, Quiet, Split, Tasks, examples
 
 __all__ = ["app", "main"]
 
@@ -48,22 +46,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"max_content_width": 100},
 )
-mini_app = typer.Typer(rich_markup_mode=None)
-app.add_typer(mini_app, name="mini")
 
-
-@mini_app.callback(invoke_without_command=True)
-def _mini(context: typer.Context) -> None:
-    """VoxParadox-mini: speech synthesized from seeds."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-Tasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Keep this task only; may be repeated.")]
-Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many items, spread over tasks.")]
-Split = Annotated[str, typer.Option("--split", help="Split of a source that has several.")]
 Replies = Annotated[
     str, typer.Option("--prediction", help="Which replies: pred_logits, pred_text_score or pred_generated.")
 ]
@@ -75,14 +58,9 @@ OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to
 AudioRoot = Annotated[Path | None, typer.Option("--audio-root", help="Folder that paths of clips are relative to.")]
 
 
-def _examples(*lines: str) -> str:
-    """Return the end of a help text; the backspace keeps the parser from wrapping the lines."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
 @app.callback(
     invoke_without_command=True,
-    epilog=_examples(
+    epilog=examples(
         "vpanalysis reproduce  # everything, on the bundled checkpoints",
         "vpanalysis run mini mini --out runs/mini  # one model over one benchmark",
         "vpanalysis score runs/mini  # does it listen or read?",
@@ -102,7 +80,7 @@ def _root(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "vpanalysis reproduce",
         "vpanalysis reproduce --models mini-base --models mini-pclm-dpo --limit 300",
         "vpanalysis reproduce --out /tmp/runs --json > table.json",
@@ -137,7 +115,7 @@ def reproduce(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "vpanalysis run mini mini --out runs/mini",
         "vpanalysis run ./AF3_PCLM_DPO IHP-Lab/VoxParadox --out runs/af3 --dtype bfloat16 --device-map auto --generate",
         'vpanalysis run mini clips.csv --out runs/clips --site "encoder[*]" --site tower',
@@ -193,6 +171,7 @@ def run(
     )  # fmt: skip
 
 
+_cli_mini.register(app)
 _cli_calibrate.register(app)
 _cli_models.register(app)
 _cli_probes.register(app)
@@ -201,7 +180,7 @@ _cli_notebooks.register(app)
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "vpanalysis transcribe voxparadox.json openai/whisper-small",
         "vpanalysis transcribe IHP-Lab/VoxParadox ./whisper-large-v3 --out vox.transcripts.json --device cuda",
     )
@@ -239,7 +218,7 @@ def transcribe(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "vpanalysis score runs/mini-pclm",
         "vpanalysis score runs/mini-base runs/mini-pclm --per-task",
         "vpanalysis score --predictions replies.jsonl --benchmark voxparadox.json --json",
@@ -301,7 +280,7 @@ def score(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "vpanalysis compare runs/mini-sft runs/mini-pclm",
     )
 )
@@ -329,111 +308,8 @@ def compare(
         print(result)
 
 
-@mini_app.command(
-    "export",
-    epilog=_examples(
-        "vpanalysis mini export vox-mini --limit 300",
-        "vpanalysis mini export vox-age --task age_prediction --split validation",
-    ),
-)
-def mini_export(
-    folder: Annotated[Path, typer.Argument(help="A new or empty folder, or one exported to before.")],
-    tasks: Tasks = None,
-    limit: Limit = None,
-    split: Split = "test",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Write WAV files and voxparadox.json, the form of the released data set."""
-    import vpanalysis as vp
-    from vpanalysis.benchmark.export import export_benchmark
-
-    bench = vp.load_benchmark("mini", split=split, tasks=tasks, limit=limit)
-    written = export_benchmark(bench, folder, progress=not quiet)
-    _console.emit(bench.summary(), as_json=as_json, title=f"{len(bench)} clips in {written}", more={"path": written})
-
-
-@mini_app.command(
-    "render",
-    epilog=_examples(
-        "vpanalysis mini render gender_prediction/test-0000 conflict.wav",
-        "vpanalysis mini render gender_prediction/test-0000 swapped.wav --condition voice-swap",
-        "vpanalysis mini render gender_prediction/test-0000 plain.wav --words none --voice Female",
-    ),
-)
-def mini_render(
-    cell: Annotated[str, typer.Argument(help="A design cell, as in the column 'cell'.")],
-    file: Annotated[Path, typer.Argument(help="WAV file to write.")],
-    condition: Annotated[
-        str, typer.Option("--condition", "-c", help="conflict, congruent, neutral, voice-swap or plain-voice.")
-    ] = "conflict",
-    words: Annotated[
-        str | None, typer.Option("--words", help="Label that the words claim, or 'none'; instead of a condition.")
-    ] = None,
-    voice: Annotated[
-        str | None, typer.Option("--voice", help="Option that the voice makes true, or 'plain'; likewise.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Synthesize one rendition of a design cell."""
-    import pandas as pd
-    import soundfile
-
-    from vpanalysis.benchmark import mini
-    from vpanalysis.benchmark.audio import SAMPLE_RATE
-    from vpanalysis.errors import SchemaError
-
-    found = _cell(cell)
-    if not file.absolute().parent.is_dir():
-        raise SchemaError("cannot write the clip", found=f"no folder {str(file.parent)!r}", fix="create it first")
-    if words is None and voice is None:
-        item = mini.render_condition(found, condition)
-    else:
-        claimed = found.contradiction if words is None else None if words == "none" else words
-        item = mini.render(found, words=claimed, voice=voice or found.truth)
-    wave = item.audio.load()
-    soundfile.write(file, wave, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    row = {
-        "file": str(file), "seconds": len(wave) / SAMPLE_RATE, "condition": item.condition, "truth": item.truth,
-        "said": item.said, "transcript": item.transcript,
-    }  # fmt: skip
-    _console.emit(pd.DataFrame([row]), as_json=as_json, title=item.id)
-
-
-def _cell(name: str) -> Cell:
-    """Return the design cell of this name."""
-    from vpanalysis.benchmark import mini
-    from vpanalysis.errors import SchemaError
-
-    task, _, rest = name.partition("/")
-    known = {cell.name: cell for cell in mini.cells(task, rest.rpartition("-")[0] or "test")}
-    if name not in known:
-        close = did_you_mean(name, known)
-        raise SchemaError("cannot render", found=f"the cell {name!r}", allowed=f"one of {len(known)} cells{close}")
-    return known[name]
-
-
-@mini_app.command(
-    "info",
-    epilog=_examples(
-        "vpanalysis mini info",
-        "vpanalysis mini info --split train --json",
-    ),
-)
-def mini_info(split: Split = "test", as_json: AsJson = False) -> None:
-    """Say what VoxParadox-mini holds: clips per task and condition, options, speakers, wordings."""
-    import vpanalysis as vp
-
-    bench = vp.load_benchmark("mini", split=split)
-    frame = bench.to_dataframe()
-    table = bench.summary()
-    for column, heading in (("cell", "cells"), ("speaker", "speakers"), ("script", "wordings")):
-        table[heading] = frame.groupby("task_name")[column].nunique().reindex(table.index)
-    _console.emit(table, as_json=as_json, title=f"VoxParadox-mini, split {split!r}: {len(bench)} clips")
-
-
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "vpanalysis info",
         "vpanalysis info runs/mini",
         "vpanalysis info mini-pclm --json",

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from vpanalysis.capture.sites import SiteSelector
     from vpanalysis.models.facade import AudioLLM
 
-__all__ = ["Run", "encode_clips", "open_run", "run"]
+__all__ = ["Run", "encode_clips", "listed", "loaded_model", "open_run", "run"]
 
 
 def open_run(path: str | Path) -> Run:
@@ -163,7 +163,7 @@ def run(
             raise RunError("cannot make a Run", found=f"{name}={value}", allowed="1 or more")
     if store_dtype not in ("float32", "float16"):
         raise RunError("cannot make a Run", found=f"store_dtype={store_dtype!r}", allowed=["float32", "float16"])
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     if not llm.answers and (generate or text_scores):
         raise RunError(
             f"cannot make a Run of {llm.name!r} with {'replies' if generate else 'text scores'}",
@@ -235,7 +235,7 @@ def encode_clips(
     from vpanalysis._passes import Passes
     from vpanalysis.capture.reducers import make_plan
 
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     held = _cache(cache, llm)
     if held is None:
         raise RunError("cannot encode clips", found="no cache", allowed="a folder, or True for the default one")
@@ -254,7 +254,8 @@ def encode_clips(
     return usable
 
 
-def _loaded(model: AudioLLM | str) -> AudioLLM:
+def loaded_model(model: AudioLLM | str) -> AudioLLM:
+    """Return a model; a name is loaded."""
     if not isinstance(model, str):
         return model
     from vpanalysis.models.loading import load_model
@@ -262,7 +263,8 @@ def _loaded(model: AudioLLM | str) -> AudioLLM:
     return load_model(model)
 
 
-def _listed(benchmark: Benchmark | str) -> Benchmark:
+def listed(benchmark: Benchmark | str) -> Benchmark:
+    """Return a benchmark, a name loaded; :class:`RunError` for one without items."""
     from vpanalysis.benchmark.items import Benchmark
 
     if not isinstance(benchmark, Benchmark):

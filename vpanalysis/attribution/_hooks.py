@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vpanalysis.models.batch import Layout
     from vpanalysis.models.facade import AudioLLM
 
-__all__ = ["Positions", "changed", "heads_of", "overwritten", "watched"]
+__all__ = ["Positions", "changed", "heads_of", "overwritten", "watched", "with_state"]
 
 _HEAD = re.compile(r"^(text\[\d+\])\.head\[(\d+)\]$")
 _PROJECTIONS = ("self_attn.o_proj", "self_attn.out_proj", "attn.o_proj")
@@ -103,7 +103,7 @@ def changed(llm: AudioLLM, place: str, change: Change) -> Iterator[None]:
 
         def after(_module: nn.Module, _args: Any, output: Any) -> Any:
             state = change(state_of(output))
-            return None if state is None else _with_state(output, state)
+            return None if state is None else with_state(output, state)
 
         handle = llm.module_of(place).register_forward_hook(after)
     try:
@@ -112,7 +112,7 @@ def changed(llm: AudioLLM, place: str, change: Change) -> Iterator[None]:
         handle.remove()
 
 
-def _with_state(output: Any, state: Tensor) -> Any:
+def with_state(output: Any, state: Tensor) -> Any:
     """Return what a module put out with another state in it: the reverse of `state_of`."""
     if isinstance(output, Tensor):
         return state

@@ -162,9 +162,9 @@ def attention_mass(
     -----
     Plain forward hooks on the attention modules; of the weights only the last row is kept.
     """
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     if not llm.answers:
         raise RunError(f"cannot look at the attention of {llm.name!r}", found="an encoder that answers nothing")
     check_numbers("cannot look at the attention", level=level, batch_size=batch_size)

@@ -37,7 +37,7 @@ from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.benchmark.transforms import mapped_item, transformed
 from vpanalysis.errors import RunError, SchemaError
 
-__all__ = ["FAMILIES", "Family", "condition", "quoted"]
+__all__ = ["FAMILIES", "Family", "condition", "quoted", "twin_of"]
 
 _TWINS: Mapping[str, str] = MappingProxyType(
     {"neutral-twin": "neutral", "plain-voice-twin": "plain-voice", "neutral-plain-twin": "neutral-plain"}
@@ -116,7 +116,7 @@ def condition(benchmark: Benchmark, name: str) -> Benchmark:
     if name in _TWINS:
         wanted = _TWINS[name]
         have = {item.cell: item for item in benchmark if item.condition == wanted and item.cell is not None}
-        made = [_twin(item, wanted, have) for item in benchmark]
+        made = [twin_of(item, wanted, have) for item in benchmark]
     elif name in makers:
         made = [makers[name](item) for item in benchmark]
     else:
@@ -161,7 +161,7 @@ def _question_only(item: Item) -> Item:
     return replace(item, audio=NoAudio(), said=(), said_level=None, condition=f"{item.condition}/no-audio")
 
 
-def _twin(item: Item, wanted: str, have: Mapping[str, Item]) -> Item | None:
+def twin_of(item: Item, wanted: str, have: Mapping[str, Item]) -> Item | None:
     """Return the twin of an item under its id: the benchmark's own, else one that is rendered.
 
     A plain-voice twin has the item's own words, whatever they claim.

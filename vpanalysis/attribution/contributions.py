@@ -136,9 +136,9 @@ def gate_contributions(
     RunError
         Without a mixer, for unknown conditions, and for numbers out of range.
     """
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     streams = streams_of(llm)
     check_numbers("cannot divide the mixture", level=level, batch_size=batch_size)
     items = chosen_items(bench, conditions, "cannot divide the mixture")

@@ -198,7 +198,7 @@ def listen_vs_read(
     -----
     Shapley 1953; margins and the division into four conditions are this package's. See ``shapley.py``.
     """
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
     names = named(families)
     if not names:
@@ -210,7 +210,7 @@ def listen_vs_read(
         raise RunError("cannot attribute", found=f"orders={orders}", allowed="1 or more")
     check_numbers("cannot attribute", level=level, batch_size=batch_size)
     random_state = seed_of(random_state)
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     if not llm.answers:
         raise RunError(f"cannot attribute answers of {llm.name!r}", found="an encoder that answers nothing")
     whole = chosen_items(bench, conditions, "cannot attribute")

@@ -200,9 +200,9 @@ def fuse_layers(
     output of the fifth block or of the sixth is not said; ``encoder[5]`` is the output of block 5, counted from 0.
     """
     from vpanalysis.attribution._fused import Chunk, check_fusable
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     check_fusable(llm)
     for name, value, allowed in (("positions", positions, POSITIONS), ("projector", projector, _PROJECTORS)):
         if value not in allowed:

@@ -124,10 +124,10 @@ def logit_lens(
     RunError
         For a Run without such states or answers, of another model, or whose last layer does not lead to its answers.
     """
-    from vpanalysis.runs import _loaded, open_run
+    from vpanalysis.runs import loaded_model, open_run
 
     opened = open_run(run) if isinstance(run, (str, Path)) else run
-    llm = _loaded(model)
+    llm = loaded_model(model)
     made_by = getattr(opened, "manifest", {}).get("model", {})
     # In another precision the same weights have another hash; then the answers alone must agree.
     alike = made_by.get("dtype") == str(llm.dtype).removeprefix("torch.")

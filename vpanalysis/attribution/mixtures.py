@@ -299,9 +299,9 @@ def gates(
         For a model without a mixer, one to compare with that answers nothing, unknown settings or conditions, and
         numbers out of range.
     """
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     streams = streams_of(llm)
     known = (MEAN, OTHER, PROMPT, UNIFORM, *streams)
     check_numbers("cannot look at the gate", level=level, batch_size=batch_size)
@@ -316,7 +316,7 @@ def gates(
         if settings is not None:
             raise RunError(f"cannot set the gate to {OTHER!r}", found="items of one task", allowed="two tasks or more")
         chosen.remove(OTHER)
-    rival: AudioLLM | None = None if against is None else _loaded(against)
+    rival: AudioLLM | None = None if against is None else loaded_model(against)
     if rival is not None and not rival.answers:
         raise RunError(f"cannot compare {llm.name!r} with {rival.name!r}", found="an encoder that answers nothing",
                        fix="compare with a model that answers")  # fmt: skip

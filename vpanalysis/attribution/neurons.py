@@ -278,9 +278,9 @@ def scale_neurons(
         nothing can be scored.
     """
     from vpanalysis.attribution._steered import output_of_units
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     if not llm.answers:
         raise RunError(f"cannot scale units of {llm.name!r}", found="an encoder that answers nothing")
     if about not in ABOUT:
@@ -293,7 +293,7 @@ def scale_neurons(
         raise RunError(f"cannot scale units of {llm.name!r}", found="an encoder that runs all clips as one sequence")
     chosen = select_sites([site for site in llm.sites if site.startswith("encoder[")], layers)
     units = {layer: _count(top, output_of_units(llm, layer).in_features) for layer in chosen}
-    train = None if fit is None else _listed(fit)
+    train = None if fit is None else listed(fit)
     plans, left_out = plans_of(bench, train, about, conditions=asked, towards=None, others=others, splits=splits,
                                random_state=seed, verb="scale units")  # fmt: skip
     made: dict[str, Any] = {

@@ -212,9 +212,9 @@ def paraphrase(
         Without wordings, for patterns without ``{question}``, wordings that change no item, names that are taken,
         unknown conditions, and numbers out of range.
     """
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     if not llm.answers:
         raise RunError(f"cannot ask {llm.name!r} in other words", found="an encoder that answers nothing")
     check_numbers("cannot reword", level=level, batch_size=batch_size)

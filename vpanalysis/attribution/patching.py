@@ -52,7 +52,7 @@ from vpanalysis.attribution._recovery import ALL, first_order_table, recovery_ta
 from vpanalysis.attribution._settings import check_numbers, named
 from vpanalysis.attribution._spans import ALIGNMENTS, SPANS
 from vpanalysis.attribution._work import Work, identity, items_sha, say_cost
-from vpanalysis.attribution.conditions import _twin
+from vpanalysis.attribution.conditions import twin_of
 from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT, PromptTemplate
 from vpanalysis.capture.sites import SiteSelector, select_sites
@@ -175,7 +175,7 @@ def twins(benchmark: Benchmark, swap: str) -> list[tuple[Item, Item]]:
     for item in benchmark:
         if item.condition != "conflict" or not item.foils or item.truth in item.foils:
             continue
-        twin = _twin(item, wanted, have)
+        twin = twin_of(item, wanted, have)
         if twin is not None:
             # One question for both: the options keep their order and the margin its truth and foils.
             other = replace(item, audio=twin.audio, transcript=twin.transcript, voice=twin.voice)
@@ -258,9 +258,9 @@ def patch(
     -----
     Nothing here is random: the same call gives the same numbers, bit for bit.
     """
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
-    llm = _loaded(model)
+    llm = loaded_model(model)
     if not llm.answers:
         raise RunError(f"cannot patch {llm.name!r}", found="an encoder that answers nothing")
     check_numbers("cannot patch", level=level, batch_size=batch_size)
@@ -272,7 +272,7 @@ def patch(
     if isinstance(pairs, (int, Integral)):
         if pairs < 1 or benchmark is None:
             raise RunError("cannot patch", found="no pairs", allowed="a benchmark and a number of pairs, or pairs")
-        bench = _listed(benchmark)
+        bench = listed(benchmark)
         asked = [item for item in bench if item.condition == "conflict"]
         few = {i.id for i in Benchmark(asked, name=bench.name, source=bench.source).select(limit=int(pairs))}
         # Twins stay, so that those of the benchmark's own are found.

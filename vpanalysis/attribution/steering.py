@@ -232,9 +232,9 @@ def steer(
         For unknown names, models that answer nothing, sites at which clips cannot be told apart, and where no direction
         can be made.
     """
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     if not llm.answers:
         raise RunError(f"cannot steer {llm.name!r}", found="an encoder that answers nothing")
     for name, value, allowed in (
@@ -247,7 +247,7 @@ def steer(
     grid = grid_of("steer", "coefficients", coefficients, 0.0)
     asked = conditions_of(bench, conditions, "steer")
     chosen = _sites(llm, sites)
-    train = None if fit is None else _listed(fit)
+    train = None if fit is None else listed(fit)
     plans, left_out = plans_of(bench, train, about, conditions=asked, towards=towards, others=others,
                                splits=splits, random_state=seed, verb="steer")  # fmt: skip
     made: dict[str, Any] = {

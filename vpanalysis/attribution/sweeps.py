@@ -160,9 +160,9 @@ def gate_sweep(
         grid, or where no other stream has any weight that could make up the rest), unknown words, and numbers out of
         range.
     """
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     have = streams_of(llm)
     for name, value, allowed in (("kind", kind, KINDS), ("rest", rest, RESTS)):
         if value not in allowed:

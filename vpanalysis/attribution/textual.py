@@ -48,7 +48,7 @@ from vpanalysis.attribution._asking import Asker, asks_without_clips
 from vpanalysis.attribution._settings import MEASURES, check_numbers, compared, held_bytes, seed_of
 from vpanalysis.attribution._verdicts import ALL, word_verdict
 from vpanalysis.attribution._work import Work, identity, say_cost
-from vpanalysis.attribution.conditions import _twin, quoted
+from vpanalysis.attribution.conditions import quoted, twin_of
 from vpanalysis.attribution.margins import clusters_by_name
 from vpanalysis.benchmark.audio import NoAudio
 from vpanalysis.benchmark.items import Benchmark, Item
@@ -188,7 +188,7 @@ def text_controls(
     RunError
         For unknown controls, models that answer nothing, or without conflict items that have foils.
     """
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
     chosen = list(CONTROLS) if controls is None else list(dict.fromkeys([AS_ASKED, *controls]))
     check_numbers("cannot control for text", level=level, batch_size=batch_size)
@@ -196,13 +196,13 @@ def text_controls(
     for name in chosen:
         if name not in CONTROLS:
             raise RunError("cannot control for text", found=repr(name), allowed=CONTROLS, word=name)
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     asked = [i for i in bench if i.condition == "conflict" and i.foils and i.truth not in i.foils]
     if not asked:
         raise RunError("cannot control for text", found=f"no conflict item with foils in {bench.name!r}",
                        allowed=bench.conditions)  # fmt: skip
     have = {item.cell: item for item in bench if item.condition == "congruent" and item.cell is not None}
-    twins = [twin for item in asked if (twin := _twin(item, "congruent", have)) is not None]
+    twins = [twin for item in asked if (twin := twin_of(item, "congruent", have)) is not None]
     key = {**identity(llm, [*asked, *twins], template), "seed": random_state, "rows": batch_size}
     work = Work("text-controls", key, cache)
     steps = [(name, "conflict", asked) for name in chosen]

@@ -93,7 +93,7 @@ def gates(
     RunError
         For a model without a mixer, a Run without gate weights, and a Run beside a benchmark.
     """
-    from vpanalysis.runs import _listed, _loaded, open_run
+    from vpanalysis.runs import listed, loaded_model, open_run
 
     if isinstance(model_or_run, (str, Path)) and (Path(model_or_run) / "manifest.json").is_file():
         model_or_run = open_run(model_or_run)
@@ -102,9 +102,9 @@ def gates(
             raise RunError("cannot explore the gate", found="a Run beside a benchmark",
                            fix="give the model instead of the Run, or leave the benchmark out")  # fmt: skip
         return RunGateExplorer(model_or_run)
-    llm = _loaded(str(model_or_run) if isinstance(model_or_run, Path) else model_or_run)
+    llm = loaded_model(str(model_or_run) if isinstance(model_or_run, Path) else model_or_run)
     streams_of(llm)
-    return GateExplorer(llm, _listed("mini" if benchmark is None else benchmark), template)
+    return GateExplorer(llm, listed("mini" if benchmark is None else benchmark), template)
 
 
 def _entropy(weights: FloatArray) -> float:

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["last_positions", "replaying"]
+__all__ = ["Replayed", "last_positions", "replaying"]
 
 
-class _Replayed(nn.Module):
+class Replayed(nn.Module):
     """Hands back an output; everything else it is asked for is the tower's."""
 
     def __init__(self, tower: nn.Module, output: Any) -> None:
@@ -53,7 +53,7 @@ def replaying(model: nn.Module, path: str, state: Tensor) -> Iterator[None]:
     parent_path, _, name = path.rpartition(".")
     parent = model.get_submodule(parent_path)
     tower = model.get_submodule(path)
-    parent._modules[name] = _Replayed(tower, BaseModelOutputWithPooling(last_hidden_state=state, pooler_output=state))
+    parent._modules[name] = Replayed(tower, BaseModelOutputWithPooling(last_hidden_state=state, pooler_output=state))
     try:
         yield
     finally:

@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vpanalysis.attribution._hooks import Positions, _with_state, changed, watched
+from vpanalysis.attribution._hooks import Positions, changed, watched, with_state
 from vpanalysis.attribution._margin import margin_of_logits
 from vpanalysis.attribution._spans import aligned, heard_only, token_spans
 from vpanalysis.attribution.gradients._grid import Grid
 from vpanalysis.errors import RunError
-from vpanalysis.models._replay import _Replayed
+from vpanalysis.models._replay import Replayed
 from vpanalysis.models._sites import state_of
 from vpanalysis.models.batch import Layout
 from vpanalysis.stats import BoolArray
@@ -165,7 +165,7 @@ def _stood_in(llm: AudioLLM, outputs: Mapping[str, Any], rows: int) -> Iterator[
         places.append((llm.model.get_submodule(parent)._modules, name, llm.model.get_submodule(path)))
     try:
         for (modules, name, module), output in zip(places, outputs.values(), strict=True):
-            modules[name] = _Replayed(module, _with_state(output, _tiled(state_of(output), rows)))
+            modules[name] = Replayed(module, with_state(output, _tiled(state_of(output), rows)))
         yield
     finally:
         for modules, name, module in places:

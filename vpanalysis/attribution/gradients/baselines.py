@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vpanalysis.attribution.conditions import _twin
+from vpanalysis.attribution.conditions import twin_of
 from vpanalysis.attribution.gradients._grid import Grid
 from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.errors import RunError
@@ -93,7 +93,7 @@ def baseline_clips(bench: Benchmark, items: Sequence[Item], baseline: str, asked
     if baseline != "neutral-twin":
         return {}
     have = {item.cell: item for item in bench if item.condition == "neutral" and item.cell is not None}
-    found = {item.id: _twin(item, "neutral", have) for item in items}
+    found = {item.id: twin_of(item, "neutral", have) for item in items}
     out = {name: twin for name, twin in found.items() if twin is not None}
     if not out:
         raise RunError(asked, found=f"no item of {bench.name!r} with a neutral twin", allowed=list(BASELINES),

@@ -152,11 +152,11 @@ def attribute(
     -----
     Every item is run by itself, as many states of it at once as `internal_batch_size` says, so that no row is padded.
     """
-    from vpanalysis.runs import _listed, _loaded
+    from vpanalysis.runs import listed, loaded_model
 
     check_numbers("cannot attribute", level=level, batch_size=batch_size)
     seed = seed_of(random_state)
-    llm, bench = _loaded(model), _listed(benchmark)
+    llm, bench = loaded_model(model), listed(benchmark)
     plan = _plan(
         llm, site=site, method=method, baseline=baseline, n_steps=n_steps, internal_batch_size=internal_batch_size,
         window_s=window_s, mel_bands=mel_bands, segments=segments, n_samples=n_samples, faithfulness=faithfulness,
