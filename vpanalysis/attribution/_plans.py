@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from vpanalysis.attribution._directions import membership
+from vpanalysis.attribution._settings import chosen_conditions
 from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.errors import AudioError, RunError
 from vpanalysis.probes.splits import group_ids, make_folds
@@ -141,14 +142,7 @@ def conditions_of(bench: Benchmark, conditions: Sequence[str] | str, verb: str) 
     RunError
         For one that neither the benchmark has nor others do, and for none.
     """
-    names = [conditions] if isinstance(conditions, str) else [str(name) for name in conditions]
-    allowed = list(dict.fromkeys((*bench.conditions, *_USUAL)))
-    for name in names:
-        if name not in allowed:
-            raise RunError(f"cannot {verb}", found=f"the condition {name!r}", allowed=allowed, word=name)
-    if not names:
-        raise RunError(f"cannot {verb}", found="no condition", allowed=allowed)
-    return list(dict.fromkeys(names))
+    return chosen_conditions((*bench.conditions, *_USUAL), conditions, f"cannot {verb}")
 
 
 def plan(
