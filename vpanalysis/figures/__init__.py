@@ -1,0 +1,15 @@
+"""The paper's figures and tables, regenerated from Runs and from what analyses kept in them, beside published numbers.
+
+Why it exists. A claim is checked by drawing its picture again from one's own Runs, with intervals, next to the number
+that was printed. So every figure is a tidy table first (:func:`figure_data`), drawn from that table alone
+(:func:`build_figure`), and published numbers are data with a source (:func:`published`), never series of ours.
+
+>>> from vpanalysis import figures                                            # doctest: +SKIP
+>>> figures.build_figure("leaderboard", "runs").savefig("leaderboard.pdf")    # doctest: +SKIP
+"""
+
+from vpanalysis.figures._entry import Entry, LackingError
+from vpanalysis.figures._registry import build_figure, figure_data, list_figures
+from vpanalysis.figures._sources import Sources
+
+__all__ = ["Entry", "LackingError", "Sources", "build_figure", "figure_data", "list_figures"]
