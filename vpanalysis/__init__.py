@@ -56,6 +56,10 @@ _EXPORTS = {
     "calibrate": "vpanalysis.calibration",
     "Calibration": "vpanalysis.calibration",
     "trim_report": "vpanalysis.trimming",
+    "build_figure": "vpanalysis.figures",
+    "build_gallery": "vpanalysis.figures",
+    "figure_data": "vpanalysis.figures",
+    "list_figures": "vpanalysis.figures",
     "VPError": "vpanalysis.errors",
 }
 
@@ -83,6 +87,10 @@ if TYPE_CHECKING:
     from vpanalysis.calibration import Calibration as Calibration
     from vpanalysis.calibration import calibrate as calibrate
     from vpanalysis.errors import VPError as VPError
+    from vpanalysis.figures import build_figure as build_figure
+    from vpanalysis.figures import build_gallery as build_gallery
+    from vpanalysis.figures import figure_data as figure_data
+    from vpanalysis.figures import list_figures as list_figures
     from vpanalysis.models.checkpoint.conversion import convert as convert
     from vpanalysis.models.checkpoint.verification import verify as verify
     from vpanalysis.models.facade import AudioLLM as AudioLLM

@@ -89,7 +89,8 @@ def html_table(
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td style="text-align:{a};padding:2px 8px">{escape(c)}</td>' for c, a in zip(row, align, strict=True)
+            f'<td style="text-align:{a};padding:2px 8px{_kept_together(c)}">{escape(c)}</td>'
+            for c, a in zip(row, align, strict=True)
         )
         + "</tr>"
         for row in rows
@@ -100,6 +101,11 @@ def html_table(
         f'<div class="vpanalysis"><div style="font-weight:600;margin:4px 0">{escape(title)}</div>'
         f'<table style="{_CSS}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{foot}</div>'
     )
+
+
+def _kept_together(cell: str) -> str:
+    """Return the style that keeps a value and its interval on one line; sentences may be broken."""
+    return ";white-space:nowrap" if len(cell) <= 24 else ""
 
 
 def text_table(

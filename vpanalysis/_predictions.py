@@ -174,7 +174,8 @@ def read_predictions(folder: Path, blocks: Sequence[int]) -> pd.DataFrame:
                 found=str(error).splitlines()[0] if str(error) else type(error).__name__,
                 fix="delete the marker of this block in the folder 'blocks' and run again; only that block is redone",
             ) from error
-    table = pa.concat_tables(tables) if tables else _schema().empty_table()
+    # Blocks of an older version may lack a column, which is empty there.
+    table = pa.concat_tables(tables, promote_options="default") if tables else _schema().empty_table()
     columns: dict[str, Any] = {}
     for name in table.column_names:
         if name == "windows":

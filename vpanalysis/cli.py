@@ -28,6 +28,7 @@ from vpanalysis import (
     __version__,
     _cli_attribution,
     _cli_calibrate,
+    _cli_figures,
     _cli_mini,
     _cli_models,
     _cli_notebooks,
@@ -94,6 +95,9 @@ def reproduce(
     limit: Limit = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that work side by side.")] = 2,
     force: Annotated[bool, typer.Option("--force", help="Start over where Runs exist.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also record what 'vpanalysis figures' draws (minutes more).")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -106,7 +110,7 @@ def reproduce(
     from vpanalysis.reproduce import reproduce as call
 
     names = [name for group in models for name in group.split(",") if name] if models else None
-    result = call(out, models=names, limit=limit, workers=workers, force=force, progress=not quiet)
+    result = call(out, models=names, limit=limit, workers=workers, force=force, full=full, progress=not quiet)
     more = {"out": str(result.out), "files": [str(path) for path in result.files], "seconds": dict(result.seconds)}
     if as_json:
         _console.emit(result.to_dataframe(), as_json=True, title=result.title, note=result.note, more=more)
@@ -176,6 +180,7 @@ _cli_calibrate.register(app)
 _cli_models.register(app)
 _cli_probes.register(app)
 _cli_attribution.register(app)
+_cli_figures.register(app)
 _cli_notebooks.register(app)
 
 
@@ -337,7 +342,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises
     ------
     SystemExit
-        Always: 0 when all went well, 2 for bad input, 1 for anything unexpected, 130 when interrupted.
+        Always: 0 when all went well, 2 for bad input, 1 for anything unexpected, 130 when interrupted; 3 and 4 are
+        ``figures``' own.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words

@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from vpanalysis import _report
+from vpanalysis import _full, _report
 from vpanalysis._pool import Pool
 from vpanalysis.errors import ModelError, RunError, SchemaError
 from vpanalysis.organism import CHECKPOINTS, DEFAULT, PLANTED
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from vpanalysis.runs import Run
     from vpanalysis.scoring import Scores
 
-__all__ = ["Reproduction", "reproduce"]
+__all__ = ["Reproduction", "bundled_model", "kept_at", "reproduce"]
 
 TARGETS = ("truth", "claim")
 # The block of a Run, and of `encode_clips`: encoding the same groups keeps every float as the Run would have made it.
@@ -139,6 +139,7 @@ def reproduce(
     limit: int | None = None,
     workers: int = 2,
     force: bool = False,
+    full: bool = False,
     progress: bool = True,
 ) -> Reproduction:
     """Run, score and probe bundled checkpoints on VoxParadox-mini.
@@ -155,6 +156,9 @@ def reproduce(
         Processes that work side by side, of one thread each; 1 works in this process.
     force : bool
         Start over where Runs exist, for example those of another `limit`.
+    full : bool
+        Also record what the gallery of figures needs (:func:`vpanalysis.build_gallery`): answers to reversed clips,
+        listen-versus-read, patching, rewordings, fusion, deeper probes and untrained encoders. Takes minutes more.
     progress : bool
         Show progress bars.
 
@@ -195,6 +199,9 @@ def reproduce(
             name: {"run": path, "score": score, **{t: probes[name, t] for t in TARGETS}}
             for (name, path), score in zip(runs.items(), scores, strict=True)
         }
+        if full:
+            with _timed(seconds, "full"):
+                _full.record(pool, names, limit, folder)
         with _timed(seconds, "draw"):
             files = _report.write(folder, kept, pool, code=_code())
     return Reproduction(folder, kept, tuple(files), seconds)
@@ -232,7 +239,8 @@ def _benchmark(limit: int | None) -> Benchmark:
 
 
 @lru_cache(maxsize=1)
-def _model(name: str) -> AudioLLM:
+def bundled_model(name: str) -> AudioLLM:
+    """Return a bundled checkpoint, the last one held."""
     import torch
 
     from vpanalysis.models.loading import load_model
@@ -253,7 +261,7 @@ def _open_run(path: Path) -> Run:
 
 def _forget() -> None:
     """Forget what an earlier call in this process held: folders may have changed since."""
-    for held in (_benchmark, _model, _open_run):
+    for held in (_benchmark, bundled_model, _open_run):
         held.cache_clear()
 
 
@@ -271,7 +279,7 @@ def _is_finished(path: Path) -> bool:
 @lru_cache(maxsize=1)
 def _streams(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return every layer of the encoder that any of the checkpoints continues from."""
-    return tuple(dict.fromkeys(stream for name in names for stream in _model(name).stream_inputs))
+    return tuple(dict.fromkeys(stream for name in names for stream in bundled_model(name).stream_inputs))
 
 
 def _listen(names: tuple[str, ...], limit: int | None, start: int, stop: int) -> int:
@@ -279,13 +287,13 @@ def _listen(names: tuple[str, ...], limit: int | None, start: int, stop: int) ->
     from vpanalysis.runs import encode_clips
 
     streams = _streams(names)
-    return encode_clips(_model(names[-1]), _benchmark(limit)[start:stop], streams=streams)
+    return encode_clips(bundled_model(names[-1]), _benchmark(limit)[start:stop], streams=streams)
 
 
 def _run_one(name: str, limit: int | None, out: Path, force: bool) -> Path:
     from vpanalysis.runs import run
 
-    return run(_model(name), _benchmark(limit), out, block_size=_BLOCK, force=force, progress=False).path
+    return run(bundled_model(name), _benchmark(limit), out, block_size=_BLOCK, force=force, progress=False).path
 
 
 def _run_all(
@@ -311,7 +319,7 @@ def _code() -> str:
     return str(code_version()["sha"])
 
 
-def _kept_at(path: Path, verb: str, **settings: object) -> Path:
+def kept_at(path: Path, verb: str, **settings: object) -> Path:
     """Return ``<run>/results/<verb>-<hash>``: the same Run, settings and code give the same folder."""
     digest = hashlib.sha256((path / "manifest.json").read_bytes())
     digest.update(json.dumps({"verb": verb, "code": _code(), **settings}, sort_keys=True).encode())
@@ -322,7 +330,7 @@ def _score(path: Path) -> Path:
     """Score a Run by its option logits, or find its score; return where it is."""
     from vpanalysis.scoring import score
 
-    target = _kept_at(path, "score", prediction="pred_logits")
+    target = kept_at(path, "score", prediction="pred_logits")
     if not _report.has_score(target):
         score(_open_run(path), prediction="pred_logits").save(target)
     return target
@@ -353,7 +361,7 @@ def _probe_all(pool: Pool, runs: Mapping[str, Path]) -> dict[tuple[str, str], Pa
     """Probe every site of every Run, shared sites once; return where the result of each Run and target is."""
     from vpanalysis._saved import run_identity
 
-    kept = {(name, target): _kept_at(path, f"probe-{target}") for name, path in runs.items() for target in TARGETS}
+    kept = {(name, target): kept_at(path, f"probe-{target}") for name, path in runs.items() for target in TARGETS}
     missing = [name for name in runs if not all(_report.has_probe(kept[name, target]) for target in TARGETS)]
     units: list[tuple[str, Path, tuple[str, ...]]] = []
     leaders: dict[str, str] = {}

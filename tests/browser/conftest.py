@@ -164,18 +164,27 @@ def run_all(page: Any, lab: Lab, name: str, *, seconds: int = 240) -> None:
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
     # Cells that are run before the kernel has answered may be lost.
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90_000)
-    page.keyboard.press("Escape")
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    deadline = time.time() + seconds
+    _ask_to_run(page)
+    deadline, asked = time.time() + seconds, time.time()
     while time.time() < deadline:
         prompts = page.eval_on_selector_all(
             ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputPrompt", "e => e.map(x => x.textContent)"
         )
-        failed = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']")
+        # JupyterLab draws an error as it draws the error stream, where warnings go too.
+        failed = page.locator(".jp-OutputArea-output[data-mime-type$='stderr']", has_text="Traceback (most recent call")
         if failed.count():
             raise AssertionError(failed.first.inner_text()[-1500:])
         if prompts and all(p.strip(" []:").isdigit() for p in prompts):
             return
+        if all(p.strip(" []:") == "" for p in prompts) and time.time() - asked > 6:
+            # The kernel said that it was idle before Lab was connected to it, and lost what it was asked.
+            _ask_to_run(page)
+            asked = time.time()
         page.wait_for_timeout(300)
     raise AssertionError(f"cells are still running after {seconds} s: {prompts}")
+
+
+def _ask_to_run(page: Any) -> None:
+    page.keyboard.press("Escape")
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()

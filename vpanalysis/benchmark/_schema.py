@@ -27,6 +27,8 @@ from vpanalysis.errors import SchemaError, did_you_mean
 __all__ = ["LABEL_KEYS", "Problem", "is_missing", "items_from_rows", "raise_problems"]
 
 LABEL_KEYS = ("adversarial_labels", "pretend_label")
+_CATEGORY_KEYS = ("category", "sub-category", "sub-sub-category")
+"""MMSU's taxonomy, from the widest part to the narrowest."""
 MAX_REPORTED = 20
 _SLOT_KEYS = tuple(f"choice_{letter}" for letter in string.ascii_lowercase)
 _ORDER = re.compile(r"(?:high|medium|low)(?:-(?:high|medium|low))+", re.IGNORECASE)
@@ -191,6 +193,7 @@ class _RowReader:
                 audio=source,
                 transcript=words if words is not None else transcripts.get(name),
                 said_level=level,
+                category=self.category(),
                 **extra,
             )
         except SchemaError as error:
@@ -209,6 +212,12 @@ class _RowReader:
             return None
         return str(value).strip()
 
+    def category(self) -> str | None:
+        """Return where the benchmark files the item, joined by "/"; columns that hold no text are not about this."""
+        values = [self.row.get(key, self.row.get(key.replace("-", "_"))) for key in _CATEGORY_KEYS]
+        parts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
+        return "/".join(parts) or None
+
     def derived_id(self, task: str | None, audio_key: str | None) -> str | None:
         """Name a record without an id as the precursor does, by task and file."""
         value = self.row.get(audio_key) if audio_key is not None else None
@@ -219,8 +228,10 @@ class _RowReader:
 
     def read_choices(self) -> None:
         found: list[tuple[str, str]] = []
+        # MMSU, and what we export, leave unused slots empty, and may offer the word "None" as an answer.
+        taken = any(keys <= self.row.keys() for keys in ({"sub-category"}, {"sub_category"}, {"said", "foils"}))
         for key in _SLOT_KEYS:
-            if _is_unused(self.row.get(key)):
+            if (is_missing if taken else _is_unused)(self.row.get(key)):
                 continue
             text = self.text(key)
             if text is not None:

@@ -121,4 +121,5 @@ def _row(item: Item, audio_path: str) -> dict[str, object]:
         "foils": list(item.foils),
         "transcript": item.transcript,
         "said_level": item.said_level,
+        "category": item.category,
     }

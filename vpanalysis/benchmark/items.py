@@ -78,6 +78,7 @@ ITEM_COLUMNS: tuple[str, ...] = (
     "said_level",
     "claims",
     "foils",
+    "category",
 )
 """Columns of `Benchmark.to_dataframe`, in order."""
 
@@ -118,6 +119,9 @@ class Item:
         The words of the clip.
     said_level : str, optional
         The claimed level as a word, such as ``"high"`` in pattern tasks, else the claimed option.
+    category : str, optional
+        Where the benchmark files the item, from the widest part to the narrowest, joined by "/", such as
+        ``"Perception/Paralinguistics/Speaker traits"`` in MMSU.
 
     Raises
     ------
@@ -141,6 +145,7 @@ class Item:
     script: str | None = None
     transcript: str | None = None
     said_level: str | None = None
+    category: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("choices", "letters", "said", "foils"):

@@ -9,7 +9,13 @@ that was printed. So every figure is a tidy table first (:func:`figure_data`), d
 """
 
 from vpanalysis.figures._entry import Entry, LackingError
+from vpanalysis.figures._gallery import Gallery, build_gallery
+from vpanalysis.figures._published import published, published_tables, published_value
 from vpanalysis.figures._registry import build_figure, figure_data, list_figures
 from vpanalysis.figures._sources import Sources
+from vpanalysis.figures._stale import check_gallery
 
-__all__ = ["Entry", "LackingError", "Sources", "build_figure", "figure_data", "list_figures"]
+__all__ = [
+    "Entry", "Gallery", "LackingError", "Sources", "build_figure", "build_gallery", "check_gallery", "figure_data",
+    "list_figures", "published", "published_tables", "published_value",
+]  # fmt: skip

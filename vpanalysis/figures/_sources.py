@@ -4,8 +4,8 @@ Why it exists. A figure should not know folders. It asks for "the score of every
 this checkpoint", and is told, or told what is missing.
 
 The idea. Runs are read once and their stored results are found by kind. A Run on a changed benchmark
-(``mini:reversed``) belongs to the plain Run of the same weights. What kind of checkpoint a Run is of (*variant*: base, SFT, PCLM, PCLM +
-DPO ...) is read from its name and from whether it has a mixer, and can be given where names do not say it.
+(``mini:reversed``) belongs to the plain Run of the same weights. What kind of checkpoint a Run is of (*variant*: base,
+SFT, PCLM, PCLM + DPO ...) is read from its name and from whether it has a mixer.
 
 >>> Sources.of(()).names
 []
@@ -100,10 +100,18 @@ class Sources:
 
     @property
     def names(self) -> list[str]:
-        """Names of the Runs that answer, on an unchanged benchmark, in the order of the ladder."""
+        """Names of the Runs that answered conflict items of an unchanged benchmark, in the order of the ladder."""
         order = {variant: number for number, variant in enumerate(VARIANTS)}
-        plain = [name for name, run in self.all.items() if run.answers and not _condition(run)]
-        return sorted(plain, key=lambda name: order[variant_of(self.all[name])])
+        return sorted(self._answering(True), key=lambda name: order[variant_of(self.all[name])])
+
+    @property
+    def others(self) -> list[str]:
+        """Names of the Runs that answered, without conflict items: labelled folders, MMSU."""
+        return self._answering(False)
+
+    def _answering(self, conflict: bool) -> list[str]:
+        plain = {name: run for name, run in self.all.items() if run.answers and not _condition(run)}
+        return [n for n, r in plain.items() if bool((r.predictions["condition"] == "conflict").any()) == conflict]
 
     @property
     def encoders(self) -> list[str]:
