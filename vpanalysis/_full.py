@@ -70,9 +70,8 @@ def parts_of(name: str, names: Sequence[str]) -> list[Part]:
         out += [Part(name, "patch", (("swap", swap),), weight=8) for swap in ("voice", "words")]
     if name == "mini-base" or (name == names[0] and "mini-base" not in names):
         out.append(Part(name, "fuse", weight=4))
-        out += [
-            Part(name, "depth", (("estimator", estimator),), weight=12) for estimator in ("logistic", "mlp3", "mlp5")
-        ]
+        out.append(Part(name, "gap", weight=3))
+        out += [Part(name, "depth", (("estimator", f"mlp{depth}"),), weight=10 + 2 * depth) for depth in (1, 3, 5)]
     return out
 
 

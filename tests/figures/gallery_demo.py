@@ -39,7 +39,7 @@ def write_run(folder: Path, name: str = "mini-base", **changes: Any) -> Path:
 def curve_data(sources: Sources) -> pd.DataFrame:
     rows = [
         {"name": name, "x": number, "value": value, "planted": sources.is_planted(name), "origin": "measured"}
-        for name in sources.names
+        for name in list(sources.all)
         for number, value in enumerate(sources.all[name].manifest["values"])
     ]
     if not rows:

@@ -34,7 +34,7 @@ VARIANTS: Mapping[str, str] = {
     "base": "base",
     "sft": "+ SFT",
     "sft+dpo": "+ SFT + DPO",
-    "final": "+ SFT, last layer",
+    "final": "+ PCLM, last layer",
     "static": "+ static mixer",
     "pclm": "+ PCLM",
     "pclm+dpo": "+ PCLM + DPO",
@@ -128,8 +128,8 @@ class Sources:
         return next(found, None)
 
     def variants(self, *wanted: str) -> dict[str, str]:
-        """Return names of Runs and their variant; only of the `wanted` variants where some are given."""
-        found = {name: variant_of(self.all[name]) for name in self.names}
+        """Return names of Runs that answered and their variant; only of the `wanted` variants where some are given."""
+        found = {name: variant_of(self.all[name]) for name in [*self.names, *self.others]}
         return {name: variant for name, variant in found.items() if not wanted or variant in wanted}
 
     def is_planted(self, name: str) -> bool:
@@ -200,7 +200,7 @@ class Sources:
             made = run.manifest
             out[name] = {
                 "weights": made["model"]["weights"], "benchmark": made["benchmark"]["sha"],
-                "prompt": made["prompt"]["sha"], "plan": made["plan"],
+                "prompt": (made["prompt"] or {}).get("sha"), "plan": made["plan"],
             }  # fmt: skip
         return out
 

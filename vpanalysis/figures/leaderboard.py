@@ -110,8 +110,8 @@ def draw(data: pd.DataFrame, figure: Figure) -> None:
     axes[0].set_yticks(list(places.values()), [label for _, label in places])
     axes[0].set_ylim(max(places.values()) + 0.7, -1.15)
     for group, y in heads.items():
-        axes[0].annotate(group, (0, y), xycoords=("axes fraction", "data"), xytext=(-4, 0), textcoords="offset points",
-                         ha="right", va="center", weight="bold", size="small", annotation_clip=False)  # fmt: skip
+        axes[0].annotate(group, (0, y), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
+                         ha="left", va="center", weight="bold", size="small", annotation_clip=False)  # fmt: skip
     _legend(figure, data)
 
 

@@ -55,7 +55,7 @@ def measured_rows(sources: Sources) -> list[dict[str, Any]]:
         One a Run and part of MMSU: the columns of :mod:`vpanalysis.figures.ladder`. Where another Run has the same
         weights, the row bears its name and label.
     """
-    who = identity(sources)
+    who = identity(sources, [*sources.names, *sources.others])
     plain = {name: run for name, run in sources.all.items() if name in who and not is_mmsu(run)}
     rows = []
     for name in who:
