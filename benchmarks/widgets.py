@@ -50,10 +50,15 @@ runs = [vp.open_run(f"runs/{{name}}") for name in {MODELS!r}]
 LAYERS = """
 probed = vp.probe_layers(runs[-1], "both", tasks="emotion_recognition", estimator="ridge", progress=False)
 """
+LISTEN = """
+maps = vp.attribute("mini-pclm", bench, site="features", limit=12, faithfulness=False, progress=False)
+"""
+MORE = {"layers": LAYERS, "listen": LISTEN}
 CELLS = {
     "items": "explore.items(*runs, benchmark=bench)",
     "gates": "explore.gates('mini-pclm', bench)",
     "layers": "explore.layers(probed)",
+    "listen": "explore.listen(maps, bench)",
     "compare": "explore.compare(runs)",
 }
 
@@ -118,12 +123,14 @@ def actions() -> list[Action]:
     pair = '.widget-dropdown:has(label:text-is("Run b")) select'
     return [
         Action("items: next item (Enter)", "items", 'button:has-text("next")', ["Enter"], shown),
-        Action("gates: slider (arrow key), weights", "gates", ".noUi-handle", ["ArrowRight"], mixture),
-        Action("gates: slider (arrow key), answers", "gates", ".noUi-handle", ["ArrowRight"], answers),
+        Action("gates: slider (arrow key), weights", "gates", ".noUi-handle", ["ArrowLeft", "ArrowRight"], mixture),
+        Action("gates: slider (Home, End), answers", "gates", ".noUi-handle", ["Home", "End"], answers),
         Action("gates: typed word, weights", "gates", "textarea", [f"type {word}" for word in words], mixture),
         Action("gates: typed word, answers", "gates", "textarea", [f"type {word}" for word in words], answers),
         Action("layers: arrow key on the picture", "layers", ".vp-points", ["ArrowLeft", "ArrowRight"],
                [{"css": ".widget-html-content"}]),
+        Action("listen: next item (Enter)", "listen", 'button:has-text("next")', ["Enter"],
+               [{"css": ".vp-question + .vp-note"}, {"css": ".vp-bars"}, {"css": ".vp-player canvas", "drawn": True}]),
         Action("compare: pair (arrow key)", "compare", pair, ["ArrowDown", "ArrowUp"],
                [{"css": ".vp-points"}]),
     ]  # fmt: skip
@@ -171,8 +178,7 @@ def waiting(lab: Lab, options: argparse.Namespace) -> dict[str, tuple[list[float
         try:
             for cell, source in CELLS.items():
                 page = browser.new_page(viewport={"width": 1280, "height": 1000})
-                more = LAYERS if cell == "layers" else ""
-                run_all(page, lab, notebook(lab, f"{cell}.ipynb", [setup + more, source]))
+                run_all(page, lab, notebook(lab, f"{cell}.ipynb", [setup + MORE.get(cell, ""), source]))
                 page.locator(".vp-live").first.wait_for(timeout=60_000)
                 page.wait_for_timeout(1500)
                 for action in actions():
@@ -199,7 +205,7 @@ def growth(folder: Path, cell: str, options: argparse.Namespace) -> tuple[float,
 
     manager, client = start_new_kernel(cwd=str(folder))
     try:
-        setup = SETUP.replace("LIMIT", str(options.limit)) + (LAYERS if cell == "layers" else "")
+        setup = SETUP.replace("LIMIT", str(options.limit)) + MORE.get(cell, "")
         count = "import gc, os, ipywidgets; gc.collect(); (os.getpid(), len(ipywidgets.widgets.widget._instances))"
         ask(client, setup, "setup")
         for _ in range(options.warm_up):

@@ -11,15 +11,17 @@
 # %% [markdown]
 # # The paper's pictures, from your Runs
 #
-# One cell a picture: which question of the paper it answers, the paper's numbers where it prints them, and the
-# picture from the Runs below. Every picture is a function of `vpanalysis.plots`, Axes in and Axes out, and saves as
-# PDF with `ax.figure.savefig("name.pdf")`.
+# `vp.build_figure(id, runs)` draws a figure or table of the gallery from Runs, and from what analyses kept in them,
+# beside the numbers that the paper prints. Every picture is drawn from a tidy table and from nothing else
+# (`vp.figure_data(id, runs)`). What a Run lacks is not drawn: the error names the command that records it. All of them
+# at once, as files for a paper: `vpanalysis figures RUN ... --out figures`.
 #
-# The Runs are of the bundled checkpoints, a *planted* organism: trained by this package on a synthesizer's voices, to
-# be of known kinds. The pictures show what such a picture looks like, not what it would look like for another model.
+# The Runs below are of the bundled checkpoints, a *planted* organism: trained by this package on a synthesizer's
+# voices, to be of known kinds. The pictures show what such a picture looks like, not what it would look like for
+# another model. Published numbers (hollow or hatched) stand beside, never in one series with ours.
 
 # %% tags=["parameters"]
-MODEL = ["mini-base", "mini-sft", "mini-static", "mini-pclm", "mini-pclm-dpo"]
+MODEL = ["mini-base", "mini-static", "mini-pclm", "mini-pclm-dpo"]
 BENCHMARK = "mini"
 RUN = "runs"
 LIMIT = 300
@@ -28,86 +30,97 @@ LIMIT = 300
 # %matplotlib inline
 from pathlib import Path
 
-import pandas as pd
+from IPython.display import Markdown, display
 
 import vpanalysis as vp
-from vpanalysis import plots
-from vpanalysis.attribution.margins import clusters_by_name
-from vpanalysis.organism import PLANTED
-from vpanalysis.probes import own_accuracy
-from vpanalysis.stats import proportion
+from vpanalysis.figures import LackingError, Sources, published
 
 names = [MODEL] if isinstance(MODEL, str) else list(MODEL)
-note = PLANTED if any(name.startswith("mini") for name in names) else None
 bench = vp.load_benchmark(BENCHMARK, limit=LIMIT)
 folder = Path(RUN) / f"{Path(BENCHMARK).stem}-{LIMIT or 'all'}"
 runs = {name: vp.run(name, bench, folder / Path(name).name) for name in names}
-scores = vp.score(list(runs.values()))
 first, last = names[0], names[-1]
+
+
+def show(name, sources):
+    """Draw a figure with its title and caption; or say what is missing, and which command records it."""
+    about = vp.list_figures().set_index("id").loc[name]
+    display(Markdown(f"**{about.title}** (beside: {about.paper}). {about.caption}"))
+    try:
+        display(vp.build_figure(name, sources, style="web"))
+    except LackingError as error:
+        print(error)
+
+
+# %% [markdown]
+# What can be drawn:
+
+# %%
+vp.list_figures()[["id", "kind", "title", "paper"]].style.hide(axis="index")
 
 # %% [markdown]
 # ## Tables 1 and 2: who listens?
 #
-# Paper: Audio Flamingo 3 17.40 % Acc_GT and 68.50 % ALA; + SFT 34.80 %; + PCLM 60.00 and 26.30 %; + PCLM + DPO 65.20
-# and 22.60 %.
+# Paper: twelve base models average 15.33 % Acc_GT and 64.34 % ALA, Audio Flamingo 3 has 17.40 and 68.50 %; with PCLM
+# 60.00 and 26.30 %, with PCLM + DPO 65.20 and 22.60 %. Printed numbers are data here, with their source and a mark
+# where sources disagree:
 
 # %%
-ax = plots.acc_vs_ala(scores, note=note)
+published("ladder").head(8)
 
 # %%
-ax = plots.hearing_bars(scores, note=note)
+sources = Sources.of(list(runs.values()))
+show("leaderboard", sources)
 
 # %%
-published = pd.DataFrame(
-    [
-        ("AF3", 17.40, 68.50),
-        ("AF3 + SFT", 34.80, None),
-        ("AF3 + PCLM", 60.00, 26.30),
-        ("AF3 + PCLM + DPO", 65.20, 22.60),
-    ],
-    columns=["paper, Tables 1 and 2", "Acc_GT %", "ALA %"],
-)
-ours = scores.overall()[["name", "acc_gt", "ala"]].set_axis(["here", "Acc_GT %", "ALA %"], axis=1)
-ours[["Acc_GT %", "ALA %"]] *= 100
-pd.concat([published, ours], axis=1).style.format(precision=2, na_rep="").hide(axis="index")
+show("ladder", sources)
+
+# %%
+show("hearing", sources)
+
+# %%
+show("ours_and_theirs", sources)
+
+# %% [markdown]
+# ## What has to be recorded first
+#
+# The pictures below rest on more than scores: answers to clips played backwards, probes, a listen-versus-read
+# experiment, fused layers. Each is one call, kept in the Run that it explains. `vpanalysis reproduce --full` does all of
+# it for the bundled checkpoints.
+
+# %%
+backwards = bench.select(conditions="conflict").with_audio("reversed")
+turned = [vp.run(name, backwards, f"{folder / Path(name).name}-reversed", sites=["options"]) for name in (first, last)]
+
+for target in ("truth", "claim"):
+    vp.probe_layers(runs[first], target, estimator="ridge", shuffles=0).save()
+
+vp.probe_controls(runs[first], which=["gap"]).save()
+vp.listen_vs_read(last, bench, families="reversed").save(runs[last])
+vp.fuse_layers(first, bench).save(runs[first])
+sources = Sources.of([*runs.values(), *turned])
 
 # %% [markdown]
 # ## Words against backwards audio
 #
-# Paper: with clips played backwards, so that the words are gone, Acc_GT rises and ALA falls (the numbers are not in
-# the text that we could read). Playing backwards turns a rising intonation into a falling one, and the order of three
-# levels around; here the truth is mapped, and items whose truth is lost are left out. How the paper maps it is not
-# known. What the words claimed forwards nobody claims any more, so the second column counts picks of the *former*
-# claim; both columns are over the same items.
+# Paper: with clips played backwards, so that the words are gone, Acc_GT rises and ALA falls (its numbers are not in the
+# text that we could read). Playing backwards turns a rising intonation into a falling one; here the truth is mapped, and
+# items whose truth is lost are left out. How the paper maps it is not known.
 
 # %%
-backwards = bench.select(conditions="conflict").with_audio("reversed")
-rows = []
-for name in (first, last):
-    turned = vp.run(name, backwards, Path(f"{folder}-reversed") / Path(name).name).predictions
-    straight = runs[name].predictions.set_index("id").loc[turned["id"]].reset_index()
-    for how, table in (("forwards", straight), ("backwards", turned)):
-        groups = clusters_by_name(table)
-        truth = proportion(table["pred_logits"] == table["truth"], groups)
-        claim = proportion([p in foils for p, foils in zip(table["pred_logits"], table["foils"], strict=True)], groups)
-        cells = [f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in (truth, claim)]
-        rows.append((name, how, *cells, truth.n))
-pd.DataFrame(rows, columns=["name", "played", "truth", "former claim", "items"]).style.hide(axis="index")
+show("reversed_speech", sources)
 
 # %% [markdown]
 # ## Layer-wise probing (section 4.2)
 #
-# Paper: curves over encoder, boundary and language model, one panel a task, with the model's own accuracy as a line.
-# The distance is the "utilization gap". Folds here keep speakers or sentences apart.
+# Paper: curves over encoder, boundary and language model, one panel a task, with the model's own accuracy as a line;
+# their distance is the "utilization gap". Folds here keep speakers or sentences apart.
 
 # %%
-both = vp.probe_layers(runs[last], "both", estimator="ridge", shuffles=0)
-own = own_accuracy(runs[last], both).set_index("task")
-answers = {task: tuple(own.loc[task, ["accuracy", "low", "high"]]) for task in own.index}
-panels = plots.layer_grid(both.of("truth"), both.of("claim"), answers, columns=4, note=note)
+show("probing", sources)
 
 # %%
-ax = plots.layer_overview(both.of("truth"), note=note)
+show("depth_profile", sources)
 
 # %% [markdown]
 # ## Static fusion without training (Table 7)
@@ -117,31 +130,30 @@ ax = plots.layer_overview(both.of("truth"), note=note)
 # clip*. If that helps as much, it was not the voice that helped.
 
 # %%
-fused = vp.fuse_layers(first, bench)
-ax = fused.plot()
+show("static_fusion", sources)
 
 # %% [markdown]
-# ## The mixer's weights by task
+# ## What the paper lacks
 #
-# The paper has no such picture.
+# The mixer's weights by task, whether they are worth anything over fixed ones, and what voice and words each add.
 
 # %%
-gated = [name for name in names if runs[name].gates is not None]
-if gated:
-    ax = plots.gate_weights(runs[gated[-1]], note=note)
+show("gate_heatmap", sources)
+
+# %%
+show("static_mixer", sources)
+
+# %%
+show("factorial", sources)
 
 # %% [markdown]
-# ## Where the answer is made
+# ## A refusal
 #
-# Truth against claim through the language model, by its own head. Not in the paper; "Represented but Ignored" (arXiv
-# 2608.19211) uses the same reading on Audio Flamingo 3.
+# These Runs hold no patching, so nothing is drawn in its place:
 
 # %%
-lenses = {name: vp.logit_lens(runs[name], name) for name in (first, last)}
-TASK = "emotion_recognition" if "emotion_recognition" in bench.tasks else bench.tasks[0]
-for name, lens in lenses.items():
-    ax = plots.lens_margins(lens.table.query("task == @TASK"))
-    ax.set_title(f"{name}: {ax.get_title(loc='left') or plots.short_task(TASK)}", loc="left")
+show("patching_map", sources)
 
 # %% tags=["headline"]
-{f"{name} {metric}": round(one.value(metric), 4) for name, one in scores.items() for metric in ("acc_gt", "ala")}
+shown = vp.figure_data("ladder", sources).query("origin == 'measured'")
+{f"{row.name} {row.metric}": round(row.value, 2) for row in shown.sort_values("name").itertuples(index=False)}

@@ -8,7 +8,7 @@ it. It is displayed as two outputs: first a static one, the table and picture of
 is brought up to date as the state changes; then the live controls. While the live part is there, style sheets alone
 hide the static one; in a saved notebook, in nbconvert's HTML and on GitHub only the static one is left. Nothing is
 loaded from a network. Keys that go to a control stay with it, whatever shortcuts the notebook has. When its cell is run
-again, an explorer closes what the last run left.
+again, an explorer closes what the last run left, and of that nothing stays but a line of text.
 
 Strings that come from data are escaped before they become HTML.
 
@@ -129,6 +129,8 @@ class Explorer:
             last = _LIVE.pop(cell, None)
             if last is not None and last is not self:
                 last.close()
+                # Its output is gone from the notebook, but IPython's list of results keeps it, one a run.
+                last._last = f"<p class='vp-note'>{escape(last.title)}: its cell was run again.</p>"
             _LIVE[cell] = self
         self._handle = display(_Html(self._static_html()), display_id=True)
         # Without the plain text that a widget would leave in exported pages.
@@ -147,6 +149,8 @@ class Explorer:
         for widget in _all_of(self.root):
             widget.unobserve_all()
             widget.close()
+        # Closed already, so that nothing is sent: the view in the notebook goes by its comm, not by this.
+        self.root.children = ()
         # IPython keeps what a cell returned; of a closed explorer that should be a page of HTML, not a model.
         busy = getattr(self, "_thread", None)
         # Work that is just being stopped still looks at what it was given.
