@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 from vpanalysis.errors import RunError
 from vpanalysis.figures._entry import as_read
 
+from vpanalysis.organism import PLANTED
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -137,6 +139,8 @@ def _latex(entry: Entry, data: pd.DataFrame) -> str:
 
     layout = entry.layout(data) if entry.layout is not None else data.astype(str)
     caption = f"{entry.title}. {entry.caption}"
+    if "planted" in data and bool(data["planted"].any()):
+        caption += f" {PLANTED[0].upper()}{PLANTED[1:]}."
     return to_latex(layout, caption=caption, label=f"tab:{entry.id}", wide=entry.width == "double")
 
 
