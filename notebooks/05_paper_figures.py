@@ -85,8 +85,8 @@ show("ours_and_theirs", sources)
 # ## What has to be recorded first
 #
 # The pictures below rest on more than scores: answers to clips played backwards, probes, a listen-versus-read
-# experiment, fused layers. Each is one call, kept in the Run that it explains. `vpanalysis reproduce --full` does all of
-# it for the bundled checkpoints.
+# experiment, fused layers. Each is one call, kept in the Run that it explains. `vpanalysis reproduce --full` does all
+# of it for the bundled checkpoints.
 
 # %%
 backwards = bench.select(conditions="conflict").with_audio("reversed")
@@ -103,9 +103,9 @@ sources = Sources.of([*runs.values(), *turned])
 # %% [markdown]
 # ## Words against backwards audio
 #
-# Paper: with clips played backwards, so that the words are gone, Acc_GT rises and ALA falls (its numbers are not in the
-# text that we could read). Playing backwards turns a rising intonation into a falling one; here the truth is mapped, and
-# items whose truth is lost are left out. How the paper maps it is not known.
+# Paper: with clips played backwards, so that the words are gone, Acc_GT rises and ALA falls (its numbers are not in
+# the text that we could read). Playing backwards turns a rising intonation into a falling one; here the truth is
+# mapped, and items whose truth is lost are left out. How the paper maps it is not known.
 
 # %%
 show("reversed_speech", sources)

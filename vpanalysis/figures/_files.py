@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from vpanalysis.errors import RunError
 from vpanalysis.figures._entry import as_read
-
 from vpanalysis.organism import PLANTED
 
 if TYPE_CHECKING:
