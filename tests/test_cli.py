@@ -347,7 +347,7 @@ def test_reproduce_hands_its_options_on(call: Callable[..., Result], monkeypatch
     found = call("reproduce", "-m", "mini-base,mini-sft", "-m", "mini-pclm", "-n", 9, "--json", "-q").json
     assert asked == {
         "out": Path("runs"), "models": ["mini-base", "mini-sft", "mini-pclm"], "limit": 9, "workers": 2,
-        "force": False, "progress": False,
+        "force": False, "full": False, "progress": False,
     }  # fmt: skip
     assert found["rows"] == [{"name": "mini-base", "estimate": None}]
     assert found["files"] == ["runs/a.csv"]

@@ -145,14 +145,15 @@ def averaged(run: Run, result: ProbeResult, tasks: Sequence[str] | None = None) 
     -------
     DataFrame
         Columns site, site_order, value, low, high, chance (the mean of the tasks'), share, share_low, share_high (the
-        same for accuracies rescaled to 0 at chance and 1 at perfect), n (predictions), tasks.
+        same for accuracies rescaled to 0 at chance and 1 at perfect), n (predictions), tasks. Without rows where no
+        task could be probed.
     """
     table = result.table.dropna(subset=["accuracy"])
     chosen = list(dict.fromkeys(table["task"])) if tasks is None else list(tasks)
     rows: list[dict[str, Any]] = []
     for site in result.sites:
         here = table[(table["site"] == site) & table["task"].isin(chosen)].set_index("task")
-        if list(here.index.sort_values()) != sorted(chosen):
+        if not chosen or list(here.index.sort_values()) != sorted(chosen):
             continue
         here = here.loc[chosen]
         apart = _correlation(run, result, site, chosen)
@@ -169,7 +170,8 @@ def averaged(run: Run, result: ProbeResult, tasks: Sequence[str] | None = None) 
                 "n": int(here["n"].sum()), "tasks": len(chosen),
             }
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    columns = ["site", "site_order", "value", "low", "high", "chance", "share", "share_low", "share_high", "n", "tasks"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _combined(value: Any, low: Any, high: Any, weights: Any, correlation: Any) -> tuple[float, float, float]:

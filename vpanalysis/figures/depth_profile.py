@@ -61,6 +61,8 @@ def data(sources: Sources) -> pd.DataFrame:
                 **{k: row[k] for k in ("low", "high", "chance", "share", "share_low", "share_high", "n")}, "tasks": 1,
             }]  # fmt: skip
     made = pd.DataFrame(rows)
+    if not (made["task"] == _AVERAGE).any():
+        raise lacking("depth_profile", f"probes in {name!r}, of which no task had enough items", ENTRY.record)
     return made.assign(truth_above=_above(made))
 
 

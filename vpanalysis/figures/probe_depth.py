@@ -48,6 +48,8 @@ def data(sources: Sources) -> pd.DataFrame:
     results = list(found.values())
     here = [set(r.table.dropna(subset=["accuracy"])["task"]) for r in results]
     tasks = [task for task in results[0].tasks if all(task in one for one in here)]
+    if not tasks:
+        raise lacking("probe_depth", f"probes in {name!r}, of which no task had enough items", ENTRY.record)
     shared = set.intersection(*(set(r.sites) for r in results))
     rows: list[dict[str, Any]] = []
     for kind, result in found.items():
