@@ -20,7 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from vpanalysis.benchmark._files import AUDIO_KEYS, AudioRoot, Row
+from vpanalysis._untrusted import is_text
+from vpanalysis.benchmark._files import AUDIO_KEYS, Row
+from vpanalysis.benchmark._lookalikes import look_alikes
+from vpanalysis.benchmark._roots import OUTSIDE, AudioRoot
 from vpanalysis.benchmark.items import Item
 from vpanalysis.errors import SchemaError, did_you_mean
 
@@ -32,6 +35,9 @@ _CATEGORY_KEYS = ("category", "sub-category", "sub-sub-category")
 MAX_REPORTED = 20
 _SLOT_KEYS = tuple(f"choice_{letter}" for letter in string.ascii_lowercase)
 _ORDER = re.compile(r"(?:high|medium|low)(?:-(?:high|medium|low))+", re.IGNORECASE)
+_BETWEEN = re.compile(r"\s*(?:[;|,]+\s*|$)")
+_LONGEST_LITERAL = 100_000
+"""Most characters of a list written as text; the parser of Python's own notation is not made for strangers' files."""
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 _LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])(?:\)\s*[.:]?|[.:])\s*(\S.*)", re.DOTALL)
 
@@ -165,8 +171,13 @@ class _RowReader:
         truth = self.read_truth()
         key = next((k for k in AUDIO_KEYS if not is_missing(self.row.get(k))), None)
         name = self.text("id") or self.derived_id(task, key)
-        source = audio.source(self.row[key], name or "clip") if key is not None else None
-        if source is None:
+        source, outside = None, False
+        try:
+            source = audio.source(self.row[key], name or "clip") if key is not None else None
+        except PermissionError as error:
+            outside = True
+            self.complain(key or "audio", str(error), OUTSIDE)
+        if source is None and not outside:
             found = "nothing" if key is None else _show(self.row[key])
             self.complain(key or "audio", found, f"a path or an audio cell in one of {', '.join(AUDIO_KEYS)}")
         if name is None:
@@ -210,7 +221,11 @@ class _RowReader:
         if isinstance(value, bool) or not isinstance(value, (str, int, float, np.integer)):
             self.complain(field, _show(value), "text")
             return None
-        return str(value).strip()
+        text = str(value).strip()
+        if not is_text(text):
+            self.complain(field, _show(ascii(text)), "whole characters")
+            return None
+        return text
 
     def category(self) -> str | None:
         """Return where the benchmark files the item, joined by "/"; columns that hold no text are not about this."""
@@ -237,15 +252,18 @@ class _RowReader:
             if text is not None:
                 found.append((key[-1].upper(), text))
         if len(found) < 2:
-            offered = ", ".join(repr(text) for _, text in found) or "no options"
+            offered = ", ".join(_show(text) for _, text in found) or "no options"
             self.complain("choice_a..choice_d", offered, "at least two options; unused slots may be null")
         elif len({text for _, text in found}) < len(found):
-            self.complain("choice_a..choice_d", ", ".join(repr(text) for _, text in found), "distinct options")
+            self.complain("choice_a..choice_d", ", ".join(_show(text) for _, text in found), "distinct options")
+        elif (alike := look_alikes([text for _, text in found])) is not None:
+            # As codes, because they look the same.
+            self.complain("choice_a..choice_d", " and ".join(map(ascii, alike)), "options that do not look the same")
         self.letters = tuple(letter for letter, _ in found)
         self.choices = tuple(text for _, text in found)
 
     def allowed(self, word: str = "") -> str:
-        offered = ", ".join(f"{c!r} ({x})" for c, x in zip(self.choices, self.letters, strict=True))
+        offered = ", ".join(f"{_show(c)} ({x})" for c, x in zip(self.choices, self.letters, strict=True))
         return f"{offered}{did_you_mean(word, self.choices)}" if offered else "one of the options"
 
     def option(self, value: object) -> str | None:
@@ -328,12 +346,16 @@ class _RowReader:
             value = value.tolist()
         values: Sequence[object] = list(value) if isinstance(value, (list, tuple)) else self.split(value)
         found: list[str] = []
+        wrong = 0
         for part in values:
             if _is_unused(part) and part not in self.choices:
                 continue
             options = self.named(part)
             if not options:
                 self.complain(field, _show(part), self.allowed(str(part)))
+                wrong += 1
+                if wrong == MAX_REPORTED:
+                    break
             found.extend(options)
         return tuple(dict.fromkeys(found))
 
@@ -368,11 +390,14 @@ class _RowReader:
 
 def _literal(value: str) -> list[object] | None:
     """Read ``["a", "b"]``, ``['a', 'b']`` or ``"a"`` from text; None where it is something else."""
+    if len(value) > _LONGEST_LITERAL:
+        return None
     readers: tuple[Callable[[str], Any], ...] = (json.loads, ast.literal_eval)
     for read in readers:
         try:
             parsed = read(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        # An unhashable key in a set is a TypeError.
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
         if isinstance(parsed, (list, tuple)):
             return list(parsed)
@@ -382,17 +407,28 @@ def _literal(value: str) -> list[object] | None:
 
 
 def _segments(text: str, options: Mapping[str, str]) -> list[str] | None:
-    """Cut `text` into whole options with delimiters between them, longest options first; None if impossible."""
-    text = text.strip().strip(";|,").strip()
-    if not text:
-        return []
-    for folded in sorted(options, key=len, reverse=True):
-        if not text.startswith(folded):
-            continue
-        rest = text[len(folded) :].lstrip()
-        if rest and rest[0] not in ";|,":
-            continue
-        cut = _segments(rest, options)
-        if cut is not None:
-            return [options[folded], *cut]
+    """Cut folded `text` into whole options with delimiters between them, longest options first; None if impossible.
+
+    A place from which the rest cannot be cut is remembered, so that no text takes longer than its length demands.
+    """
+    text = text.strip(" ;|,")
+    ordered = sorted(options, key=len, reverse=True)
+    cut: list[str] = []
+    dead: set[int] = set()
+    open_places = [(0, iter(ordered))]
+    while open_places:
+        place, left = open_places[-1]
+        if place >= len(text):
+            return cut
+        for folded in left:
+            between = _BETWEEN.match(text, place + len(folded)) if text.startswith(folded, place) else None
+            if between is not None and between.end() not in dead:
+                cut.append(options[folded])
+                open_places.append((between.end(), iter(ordered)))
+                break
+        else:
+            dead.add(place)
+            open_places.pop()
+            if cut:
+                cut.pop()
     return None
