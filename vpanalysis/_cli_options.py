@@ -9,7 +9,7 @@ import typer
 __all__ = ["AllowOutside", "AsJson", "Limit", "Quiet", "Sites", "Split", "Tasks", "examples"]
 
 AllowOutside = Annotated[
-    bool, typer.Option("--allow-outside", help="Clips may lie outside the audio root and the table's folder.")
+    bool, typer.Option("--allow-outside", help="Clips may lie outside the audio root and the data's folder.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]

@@ -59,7 +59,7 @@ def csv_text(frame: pd.DataFrame, *, float_format: str | None = None) -> str:
     for place in range(frame.shape[1]):
         column = frame.iloc[:, place]
         if not pd.api.types.is_numeric_dtype(column.dtype):
-            safe.isetitem(place, pd.Series([plain_cell(v) for v in column], index=frame.index, dtype=object))
+            safe.isetitem(place, pd.Series([plain_cell(v) for v in column], dtype=object).to_numpy())
     safe.columns = pd.Index([plain_cell(str(name)) for name in frame.columns])
     text: str = safe.to_csv(index=False, lineterminator="\n", float_format=float_format)
     return text

@@ -28,7 +28,7 @@ from vpanalysis.benchmark.audio import ArrayAudio, AudioSource, BytesAudio, File
 
 __all__ = ["OUTSIDE", "AudioRoot"]
 
-OUTSIDE = "a clip in the audio root or the table's folder; other places with allow_outside=True (--allow-outside)"
+OUTSIDE = "the audio root and the folder of the benchmark; other places with allow_outside=True (--allow-outside)"
 """What is allowed, for the message about a clip that lies elsewhere."""
 
 _LONGEST = 4096
@@ -43,15 +43,17 @@ class AudioRoot:
     folders : sequence of Path
         Folders against which relative paths are tried, in order. A path that exists in none of them, such as an
         absolute one from another machine, is also tried with its leading parts removed.
+    within : sequence of Path
+        Further folders that a clip may lie in, such as the one around the folder of a split.
     allow_outside : bool
-        Whether a clip may lie in none of the folders.
+        Whether a clip may lie in none of them.
     """
 
-    def __init__(self, folders: Sequence[Path], *, allow_outside: bool = False) -> None:
+    def __init__(self, folders: Sequence[Path], *, within: Sequence[Path] = (), allow_outside: bool = False) -> None:
         self.folders = list(folders)
         self.allow_outside = allow_outside
         self._real: dict[Path, Path] = {}
-        self._within = [place for folder in self.folders for place in _places(folder)]
+        self._within = [place for folder in (*self.folders, *within) for place in _places(folder)]
 
     def source(self, value: Any, name: str) -> AudioSource | None:
         """Return the clip of `value` (a path, or a Hub audio cell), or None when it is neither.

@@ -81,8 +81,8 @@ def load_benchmark(
     revision : str, optional
         Branch, tag or commit of a Hub dataset.
     allow_outside : bool
-        Whether clips may lie outside `audio_root` and the table's folder, by an absolute path, by ``..`` or by links.
-        For tables that you wrote yourself.
+        Whether clips may lie outside `audio_root` and the folder of the benchmark, by an absolute path, by ``..`` or by
+        links. For tables that you wrote yourself.
 
     Returns
     -------
@@ -163,10 +163,11 @@ def _from_path(
     else:
         files, folder, split_known = _tables(path, split)
     rows: list[Row] = []
+    within = [path] if path.is_dir() else []
     if not files:
         rows = labelled_folder(folder, split_known)
         _check_split(path, split, split_known)
-        root = AudioRoot([folder], allow_outside=allow_outside)
+        root = AudioRoot([folder], within=within, allow_outside=allow_outside)
         return _build(rows, str(folder), root, name, source, revision, _sidecar(folder, None))
     for file in files:
         offset = len(rows)
@@ -176,7 +177,7 @@ def _from_path(
     if path.is_dir():
         rows = _with_audio_of_metadata(rows, files[0])
     folders = [folder for folder in (audio_root, files[0].parent) if folder is not None]
-    root = AudioRoot(folders, allow_outside=allow_outside)
+    root = AudioRoot(folders, within=within, allow_outside=allow_outside)
     shown = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     return _build(rows, shown, root, name, source, revision, _sidecar(files[0].parent, files[0].stem))
 

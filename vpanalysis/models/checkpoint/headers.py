@@ -179,11 +179,9 @@ def read_header(file: Path, folder: str = "") -> list[TensorRecord]:
     try:
         header = strict_json(text)
         entries = {str(name): entry for name, entry in header.items() if name != "__metadata__"}
-        spans = sorted((*_numbers(entry["data_offsets"]), name) for name, entry in entries.items())
+        spans = sorted(_span(name, entry) for name, entry in entries.items())
         shapes = {name: _numbers(entry["shape"]) for name, entry in entries.items()}
         dtypes = {name: str(entry["dtype"]) for name, entry in entries.items()}
-        if not all(len(span) == 3 for span in spans):
-            raise IndexError
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         # A sentence of our own says more than the name of an error.
         reason = str(error) if type(error) is ValueError else type(error).__name__
@@ -193,7 +191,6 @@ def read_header(file: Path, folder: str = "") -> list[TensorRecord]:
         raise ValueError(f"holds tensors of the type {listed(unknown)}, which is not read")
     end, records = 0, []
     for begin, stop, name in spans:
-        begin, stop, name = int(begin), int(stop), str(name)
         shape, dtype = shapes[name], dtypes[name]
         if begin != end or stop - begin != math.prod(shape) * DTYPES[dtype] or min(shape, default=0) < 0:
             raise ValueError(f"is damaged: the place of {name!r} does not fit its shape {list(shape)} and type {dtype}")
@@ -203,6 +200,11 @@ def read_header(file: Path, folder: str = "") -> list[TensorRecord]:
         what = "is truncated" if size < 8 + length + end else "is damaged"
         raise ValueError(f"{what}: its header describes {8 + length + end} bytes, the file has {size}")
     return records
+
+
+def _span(name: str, entry: Mapping[str, Any]) -> tuple[int, int, str]:
+    begin, stop = _numbers(entry["data_offsets"])
+    return begin, stop, name
 
 
 def _numbers(values: Any) -> tuple[int, ...]:
