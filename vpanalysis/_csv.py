@@ -49,7 +49,8 @@ def csv_text(frame: pd.DataFrame, *, float_format: str | None = None) -> str:
     Parameters
     ----------
     frame : DataFrame
-        Any values; text that could be a formula gets an apostrophe, in the header too.
+        Any values; text that could be a formula gets an apostrophe, in the header too. Ends of lines within a cell
+        become one kind, the line feed.
     float_format : str, optional
         Such as ``"%.10g"``.
     """
@@ -59,7 +60,12 @@ def csv_text(frame: pd.DataFrame, *, float_format: str | None = None) -> str:
     for place in range(frame.shape[1]):
         column = frame.iloc[:, place]
         if not pd.api.types.is_numeric_dtype(column.dtype):
-            safe.isetitem(place, pd.Series([plain_cell(v) for v in column], dtype=object).to_numpy())
-    safe.columns = pd.Index([plain_cell(str(name)) for name in frame.columns])
+            safe.isetitem(place, pd.Series([_one_end(plain_cell(v)) for v in column], dtype=object).to_numpy())
+    safe.columns = pd.Index([_one_end(plain_cell(str(name))) for name in frame.columns])
     text: str = safe.to_csv(index=False, lineterminator="\n", float_format=float_format)
     return text
+
+
+def _one_end(value: Any) -> Any:
+    # A cell with a carriage return is not quoted by the writer, and would begin a new row for a reader.
+    return value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value

@@ -282,12 +282,13 @@ class ActivationStore:
 
         try:
             array = self._array(variable.name)
-            found = f"dtype {array.dtype}, shape {array.shape}" if isinstance(array, zarr.Array) else "a group"
+            whole = isinstance(array, zarr.Array)
+            found = f"dtype {array.dtype}, shape {array.shape}" if whole else "a group"
         # Whatever a codec or a type of another program makes of its own words.
         except Exception as error:
-            array, found = None, f"{type(error).__name__}: {error}".splitlines()[0]
+            whole, found = False, f"{type(error).__name__}: {error}".splitlines()[0]
         shape = (self.items, *variable.shape)
-        if array is None or str(array.dtype) not in _DTYPES or array.shape != shape:
+        if not whole or str(array.dtype) not in _DTYPES or array.shape != shape:
             raise RunError(
                 f"cannot read {variable.name!r} of {str(self.path)!r}",
                 found=found,

@@ -128,6 +128,6 @@ def as_read(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     whole = {str(c) for c in data.columns if pd.api.types.is_integer_dtype(data[c].dtype)}
     kinds |= dict.fromkeys(whole - {c for c, b in booleans.items() if b}, "int64")
     texts = [c for c, kind in kinds.items() if kind is str]
-    read = pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values={
+    read = pd.read_csv(io.StringIO(text), lineterminator="\n", dtype=kinds, keep_default_na=False, na_values={
         c: ["", "nan", "NaN"] for c in kinds if c not in texts})  # fmt: skip
     return read, csv_text(data, float_format="%.10g")
