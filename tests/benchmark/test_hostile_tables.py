@@ -18,8 +18,8 @@ import pytest
 import soundfile
 
 from vpanalysis.benchmark import _files
+from vpanalysis.benchmark._lists import cut, fold
 from vpanalysis.benchmark._lookalikes import look_alikes
-from vpanalysis.benchmark._schema import _fold, _segments
 from vpanalysis.benchmark.sources import load_benchmark
 from vpanalysis.errors import AudioError, SchemaError, did_you_mean
 
@@ -191,11 +191,11 @@ def test_ids_of_any_kind_beside_a_metadata_table(tmp_path: Path) -> None:
 
 
 def test_no_list_of_labels_takes_longer_than_its_length_demands() -> None:
-    options = {_fold(option): option for option in ("a", "a,a", "a,a,a")}
+    options = {fold(option): option for option in ("a", "a,a", "a,a,a")}
     start = time.monotonic()
-    assert _segments("a," * 20_000 + "b", options) is None
-    assert _segments("a," * 20_000, options) is not None
-    assert _segments("a; b ,c,d | b", {"b ,c": "B ,c", "a": "A", "b": "B", "d": "D"}) == ["A", "B ,c", "D", "B"]
+    assert cut("a," * 20_000 + "b", options) is None
+    assert cut("a," * 20_000, options) is not None
+    assert cut("a; b ,c,d | b", {"b ,c": "B ,c", "a": "A", "b": "B", "d": "D"}) == ["A", "B ,c", "D", "B"]
     assert did_you_mean("x" * 100_000, ["x" * 99_999, "y"]) == ""
     assert time.monotonic() - start < 5
 

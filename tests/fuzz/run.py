@@ -124,17 +124,21 @@ def report(said: str, data: bytes, crashes: Path) -> None:
 
 def with_atheris(name: str, runs: int, seed: int, crashes: Path) -> int:
     """Run coverage-guided in a process of its own, again after each crash, until `runs` inputs have run."""
-    from targets import SEEDS
+    from targets import MEMORY, SEEDS
 
     done, crashed, reached = 0, 0, ("?", "?")
-    with tempfile.TemporaryDirectory(prefix="vpfuzz-corpus-") as corpus:
+    with (
+        tempfile.TemporaryDirectory(prefix="vpfuzz-corpus-") as corpus,
+        tempfile.TemporaryDirectory(prefix="vpfuzz-", dir=MEMORY) as folder,
+    ):
         for number, data in enumerate(SEEDS[name]()):
             (Path(corpus) / f"seed{number}").write_bytes(data)
         start: int | None = None
         while done < runs and crashed < 20:
             command = [sys.executable, __file__, name, "--child", corpus, "--runs", str(runs - done), "--seed",
                        str(seed + crashed), "--crashes", str(crashes)]  # fmt: skip
-            run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+            run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False,
+                                 env={**os.environ, "VPFUZZ_FOLDER": folder})  # fmt: skip
             marks = re.findall(r"^#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+)", run.stderr, flags=re.M)
             if not marks:
                 print(run.stderr[-2000:])

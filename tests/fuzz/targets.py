@@ -7,9 +7,11 @@ system has one. Seeds are whole inputs of each kind, from which a fuzzer starts.
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -26,19 +28,20 @@ from vpanalysis.benchmark.sources import load_benchmark
 from vpanalysis.errors import VPError
 from vpanalysis.models.checkpoint.headers import read_header, read_inventory
 
-__all__ = ["SEEDS", "TARGETS"]
+__all__ = ["MEMORY", "SEEDS", "TARGETS"]
+
+MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+"""Where files that live for a millisecond lie best; None where there is no such place."""
 
 STATUSES = ("ok", "unparsed", "ambiguous", "contradiction")
 
 
 @cache
 def _folder() -> Path:
-    memory = Path("/dev/shm")
-    place = tempfile.mkdtemp(prefix="vpfuzz-", dir=memory if os.access(memory, os.W_OK) else None)
-    import atexit
-    import shutil
-
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    place = os.environ.get("VPFUZZ_FOLDER")  # libFuzzer ends its process without goodbye: its parent cleans up
+    if place is None:
+        place = tempfile.mkdtemp(prefix="vpfuzz-", dir=MEMORY)
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
     return Path(place)
 
 

@@ -8,12 +8,10 @@ that is settled here, record by record, and nothing raises before the whole file
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +20,7 @@ import numpy as np
 
 from vpanalysis._untrusted import is_text
 from vpanalysis.benchmark._files import AUDIO_KEYS, Row
+from vpanalysis.benchmark._lists import as_list, cut, fold
 from vpanalysis.benchmark._lookalikes import look_alikes
 from vpanalysis.benchmark._roots import OUTSIDE, AudioRoot
 from vpanalysis.benchmark.items import Item
@@ -35,9 +34,6 @@ _CATEGORY_KEYS = ("category", "sub-category", "sub-sub-category")
 MAX_REPORTED = 20
 _SLOT_KEYS = tuple(f"choice_{letter}" for letter in string.ascii_lowercase)
 _ORDER = re.compile(r"(?:high|medium|low)(?:-(?:high|medium|low))+", re.IGNORECASE)
-_BETWEEN = re.compile(r"\s*(?:[;|,]+\s*|$)")
-_LONGEST_LITERAL = 100_000
-"""Most characters of a list written as text; the parser of Python's own notation is not made for strangers' files."""
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 _LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])(?:\)\s*[.:]?|[.:])\s*(\S.*)", re.DOTALL)
 
@@ -85,10 +81,6 @@ def _show(value: object) -> str:
     """Return a short repr: an error must not print a clip's bytes."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.split()).casefold()
 
 
 def items_from_rows(
@@ -273,7 +265,7 @@ class _RowReader:
         text = str(value).strip()
         if text in self.choices:
             return text
-        folded = [c for c in self.choices if _fold(c) in (_fold(text), _fold(text.removesuffix(".")))]
+        folded = [c for c in self.choices if fold(c) in (fold(text), fold(text.removesuffix(".")))]
         if folded:
             return folded[0] if len(folded) == 1 else None
         of_letter = dict(zip(self.letters, self.choices, strict=True))
@@ -281,7 +273,7 @@ class _RowReader:
             return of_letter.get(match[1].upper())
         if match := _LETTER_AND_TEXT.fullmatch(text):
             choice = of_letter.get(match[1].upper())
-            same = choice is not None and _fold(match[2]).removesuffix(".") == _fold(choice).removesuffix(".")
+            same = choice is not None and fold(match[2]).removesuffix(".") == fold(choice).removesuffix(".")
             return choice if same else None
         return None
 
@@ -365,7 +357,7 @@ class _RowReader:
         if option is not None:
             return (option,)
         if isinstance(part, str) and self.is_pattern():
-            return tuple(c for c in self.choices if _fold(c).split("-")[0] == _fold(part))
+            return tuple(c for c in self.choices if fold(c).split("-")[0] == fold(part))
         return ()
 
     def split(self, value: object) -> list[object]:
@@ -373,62 +365,16 @@ class _RowReader:
         if not isinstance(value, str) or self.named(value):
             return [value]
         if value.strip()[:1] in ("[", "(", '"', "'"):
-            parsed = _literal(value)
+            parsed = as_list(value)
             if parsed is not None:
                 return parsed
         # Options may hold commas themselves, so whole options are looked for before the string is cut.
-        options = {_fold(choice): choice for choice in self.choices}
-        cut = _segments(_fold(value), options)
-        if cut is not None:
-            return list(cut)
+        options = {fold(choice): choice for choice in self.choices}
+        pieces = cut(fold(value), options)
+        if pieces is not None:
+            return list(pieces)
         for delimiters in (r"[;\n]", r"\|", ","):
             parts = [part.strip() for part in re.split(delimiters, value) if part.strip()]
             if len(parts) > 1:
                 return list(parts)
         return [value]
-
-
-def _literal(value: str) -> list[object] | None:
-    """Read ``["a", "b"]``, ``['a', 'b']`` or ``"a"`` from text; None where it is something else."""
-    if len(value) > _LONGEST_LITERAL:
-        return None
-    readers: tuple[Callable[[str], Any], ...] = (json.loads, ast.literal_eval)
-    for read in readers:
-        try:
-            parsed = read(value.strip())
-        # An unhashable key in a set is a TypeError.
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-            continue
-        if isinstance(parsed, (list, tuple)):
-            return list(parsed)
-        if isinstance(parsed, str):
-            return [parsed]
-    return None
-
-
-def _segments(text: str, options: Mapping[str, str]) -> list[str] | None:
-    """Cut folded `text` into whole options with delimiters between them, longest options first; None if impossible.
-
-    A place from which the rest cannot be cut is remembered, so that no text takes longer than its length demands.
-    """
-    text = text.strip(" ;|,")
-    ordered = sorted(options, key=len, reverse=True)
-    cut: list[str] = []
-    dead: set[int] = set()
-    open_places = [(0, iter(ordered))]
-    while open_places:
-        place, left = open_places[-1]
-        if place >= len(text):
-            return cut
-        for folded in left:
-            between = _BETWEEN.match(text, place + len(folded)) if text.startswith(folded, place) else None
-            if between is not None and between.end() not in dead:
-                cut.append(options[folded])
-                open_places.append((between.end(), iter(ordered)))
-                break
-        else:
-            dead.add(place)
-            open_places.pop()
-            if cut:
-                cut.pop()
-    return None

@@ -93,7 +93,13 @@ def load_benchmark(
     ------
     SchemaError
         If the source is not found or not understood. All problems of a table are in one message, up to 20 written
-        out, each with its row, field, what was found and what is allowed.
+        out, each with its row, field, what was found and what is allowed. Also if a clip lies outside the folders, if
+        options look the same, or if a file is larger than what is held in memory (`_files`).
+
+    Warns
+    -----
+    UserWarning
+        If options of a question differ in case or punctuation alone: replies tell them apart by their letter only.
     """
     text = str(source)
     if text == "mini":
