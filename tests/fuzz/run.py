@@ -82,16 +82,14 @@ def with_hypothesis(harness: Callable[[bytes], None], seeds: list[bytes], runs: 
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
 
-    found: dict[str, bytes] = {}
+    found: dict[str, tuple[str, bytes]] = {}
 
     def tried(data: bytes) -> None:
         try:
             harness(data)
         except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            found.setdefault(
-                f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {error}"[:300], data
-            )
+            # Told apart by where they come from: one mistake has many messages.
+            found.setdefault(_told(error).partition(": ")[0], (_told(error), data))
 
     half = runs // 2
     for data in examples(seeds, runs - half, seed):
@@ -110,9 +108,14 @@ def with_hypothesis(harness: Callable[[bytes], None], seeds: list[bytes], runs: 
         tried(data)
 
     drawn()
-    for said, data in found.items():
+    for said, data in found.values():
         report(said, data, crashes)
     return len(found)
+
+
+def _told(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {error}"[:300]
 
 
 def report(said: str, data: bytes, crashes: Path) -> None:
@@ -168,10 +171,7 @@ def child(name: str, corpus: str, runs: int, seed: int, crashes: Path) -> None:
         try:
             TARGETS[name](data)
         except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            report(
-                f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}: {error}"[:300], data, crashes
-            )
+            report(_told(error), data, crashes)
             raise
 
     crashes.mkdir(parents=True, exist_ok=True)

@@ -193,6 +193,8 @@ def _seeds() -> dict[str, Callable[[], list[bytes]]]:
             b'{"adversarial_labels": "a, b; c|low-high"}',
             b'{"audio": {"bytes": null, "path": "x"}}',
             b'{"audio": {"array": [0.1], "sampling_rate": 16000}}',
+            b'{"audio": {"bytes": 9}}',
+            b'{"audio": {"array": [[1], [1, 2]], "sampling_rate": "16000"}}',
         ],
         "checkpoint": lambda: [
             b"\1" + tensor + b"\x1e" + b"\0" * 8,
