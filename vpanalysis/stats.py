@@ -52,6 +52,7 @@ __all__ = [
     "Estimate",
     "FlipTest",
     "benjamini_hochberg",
+    "cluster_correlation",
     "combination",
     "mcnemar_exact",
     "mean",
@@ -320,7 +321,7 @@ def combination(
         sums = np.zeros((count, len(c)))
         np.add.at(sums, (codes, k), influence)
         limits = [_limits(y[k == i], codes[k == i], plain=name == NO_GROUPS, level=level) for i in range(len(c))]
-        low, high = _recovered(c, p, np.array(limits), _correlation(sums))
+        low, high = _recovered(c, p, np.array(limits), cluster_correlation(sums))
         found.append(Estimate(value, value - low, value + high, len(y), math.nan, count, name, level))
     return _widest(found)
 
@@ -341,8 +342,19 @@ def _recovered(c: FloatArray, p: FloatArray, limits: FloatArray, correlation: Fl
     return arms[0], arms[1]
 
 
-def _correlation(sums: FloatArray) -> FloatArray:
-    """Return the correlation of the parts over clusters, from the sums of influences (cluster, part)."""
+def cluster_correlation(sums: FloatArray) -> FloatArray:
+    """Return the correlation of the errors of several estimates over clusters.
+
+    Parameters
+    ----------
+    sums : array (cluster, part)
+        Sums of the influences of a cluster's items on each estimate.
+
+    Returns
+    -------
+    array (part, part)
+        1 on the diagonal; an estimate without influences correlates with none.
+    """
     covariance = sums.T @ sums
     spread = np.sqrt(np.diag(covariance))
     # Influences of a constant part are zero up to rounding.

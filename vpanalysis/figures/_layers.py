@@ -197,7 +197,7 @@ def _correlation(run: Run, result: ProbeResult, site: str, tasks: Sequence[str])
         wide = pd.DataFrame({"cluster": names, "task": rows["task"].to_numpy(), "sum": influence}).pivot_table(
             index="cluster", columns="task", values="sum", aggfunc="sum", fill_value=0.0
         )
-        found = stats._correlation(wide.reindex(columns=list(tasks)).to_numpy(dtype=np.float64))
+        found = stats.cluster_correlation(wide.reindex(columns=list(tasks)).to_numpy(dtype=np.float64))
         best = found if found.sum() > best.sum() else best
     return best
 
