@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vpanalysis import _console
-from vpanalysis._cli_options import AsJson, Limit, Quiet, Sites, Split, Tasks, examples
+from vpanalysis._cli_options import AllowOutside, AsJson, Limit, Quiet, Sites, Split, Tasks, examples
 
 __all__ = ["register"]
 
@@ -45,12 +45,12 @@ def register(app: typer.Typer) -> None:
 
 def _ready(
     model: str, benchmark: str, tasks: list[str] | None, limit: int | None, split: str, dtype: str,
-    device_map: str | None, conditions: tuple[str, ...] | None = ("conflict",),
+    device_map: str | None, allow_outside: bool, conditions: tuple[str, ...] | None = ("conflict",),
 ) -> tuple[Any, Any]:  # fmt: skip
     """Return model and benchmark; `limit` counts items of `conditions`, where the benchmark has them."""
     import vpanalysis as vp
 
-    bench = vp.load_benchmark(benchmark, split=split, tasks=tasks)
+    bench = vp.load_benchmark(benchmark, split=split, tasks=tasks, allow_outside=allow_outside)
     if limit is not None:
         have = [c for c in conditions or () if c in bench.conditions]
         few = set(bench.select(conditions=have or None, limit=limit).ids)
@@ -96,6 +96,7 @@ def listen(
     tasks: Tasks = None,
     limit: Limit = None,
     split: Split = "test",
+    allow_outside: AllowOutside = False,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     batch_size: BatchSize = 16,
@@ -107,7 +108,7 @@ def listen(
     """Divide the answer between voice and words: clip, voice alone, words alone, neither."""
     import vpanalysis as vp
 
-    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map)
+    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map, allow_outside)
     more: dict[str, Any] = {"families": families} if families else {}
     found = vp.listen_vs_read(llm, bench, out=out, orders=orders, batch_size=batch_size, progress=not quiet, **more)
     _shown(found, as_json, plot, save)
@@ -123,6 +124,7 @@ def text_controls(
     tasks: Tasks = None,
     limit: Limit = None,
     split: Split = "test",
+    allow_outside: AllowOutside = False,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     batch_size: BatchSize = 16,
@@ -134,7 +136,7 @@ def text_controls(
     """Ask without the clip, with the transcript, with a wrong clip; test whether words are inverted."""
     import vpanalysis as vp
 
-    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map)
+    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map, allow_outside)
     found = vp.text_controls(llm, bench, controls=controls, batch_size=batch_size, progress=not quiet)
     _shown(found, as_json, plot, save)
 
@@ -157,6 +159,7 @@ def patch(
     heads: Annotated[bool, typer.Option("--heads", help="Also every attention head of the text layers.")] = False,
     tasks: Tasks = None,
     split: Split = "test",
+    allow_outside: AllowOutside = False,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     batch_size: BatchSize = 16,
@@ -168,7 +171,7 @@ def patch(
     """Write states of one clip's run into its twin's, and see how much of the answer comes along."""
     import vpanalysis as vp
 
-    llm, bench = _ready(model, benchmark, tasks, None, split, dtype, device_map)
+    llm, bench = _ready(model, benchmark, tasks, None, split, dtype, device_map, allow_outside)
     more: dict[str, Any] = {"spans": spans} if spans else {}
     found = vp.patch(llm, bench, swap=swap, sites=sites, direction=direction, pairs=pairs, heads=heads,
                      batch_size=batch_size, progress=not quiet, **more)  # fmt: skip
@@ -193,6 +196,7 @@ def attribute(
     tasks: Tasks = None,
     limit: Limit = 20,
     split: Split = "test",
+    allow_outside: AllowOutside = False,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     plot: Plot = None,
@@ -203,7 +207,7 @@ def attribute(
     """Map the margin onto time and frequency, streams or tokens, with checks of faithfulness beside."""
     import vpanalysis as vp
 
-    llm, bench = _ready(model, benchmark, tasks, None, split, dtype, device_map)
+    llm, bench = _ready(model, benchmark, tasks, None, split, dtype, device_map, allow_outside)
     found = vp.attribute(llm, bench, site=site, method=method, baseline=baseline, limit=limit, n_steps=n_steps,
                          faithfulness=faithfulness, progress=not quiet)  # fmt: skip
     _shown(found, as_json, plot, save)
@@ -242,6 +246,7 @@ def gates(
     tasks: Tasks = None,
     limit: Limit = None,
     split: Split = "test",
+    allow_outside: AllowOutside = False,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     batch_size: BatchSize = 16,
@@ -253,7 +258,7 @@ def gates(
     """Set the mixer's weights to others, and see what the answers do."""
     import vpanalysis as vp
 
-    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map)
+    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map, allow_outside)
     found = vp.gates(llm, bench, settings=settings, against=against, batch_size=batch_size, progress=not quiet)
     _shown(found, as_json, plot, save)
 
@@ -265,6 +270,7 @@ def attend(
     tasks: Tasks = None,
     limit: Limit = None,
     split: Split = "test",
+    allow_outside: AllowOutside = False,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     batch_size: BatchSize = 16,
@@ -276,7 +282,7 @@ def attend(
     """Sum the attention from the answer to audio, question and options, by layer and head."""
     import vpanalysis as vp
 
-    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map)
+    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map, allow_outside)
     _shown(vp.attention_mass(llm, bench, batch_size=batch_size, progress=not quiet), as_json, plot, save)
 
 
@@ -298,6 +304,7 @@ def steer(
     tasks: Tasks = None,
     limit: Limit = None,
     split: Split = "test",
+    allow_outside: AllowOutside = False,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     batch_size: BatchSize = 16,
@@ -309,7 +316,7 @@ def steer(
     """Push held-out items along a direction, beside random ones: an analysis, not a cure."""
     import vpanalysis as vp
 
-    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map)
+    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map, allow_outside)
     common: dict[str, Any] = {"batch_size": batch_size, "progress": not quiet}
     if neurons:
         common |= {"layers": sites} if sites else {}
@@ -332,6 +339,7 @@ def fuse(
     tasks: Tasks = None,
     limit: Limit = None,
     split: Split = "test",
+    allow_outside: AllowOutside = False,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     batch_size: BatchSize = 16,
@@ -343,6 +351,6 @@ def fuse(
     """Append projected tokens of earlier encoder layers behind the audio tokens, without training."""
     import vpanalysis as vp
 
-    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map)
+    llm, bench = _ready(model, benchmark, tasks, limit, split, dtype, device_map, allow_outside)
     found = vp.fuse_layers(llm, bench, layers=layers, weights=weights, batch_size=batch_size, progress=not quiet)
     _shown(found, as_json, plot, save)

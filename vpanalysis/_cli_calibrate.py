@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vpanalysis import _console
+from vpanalysis._cli_options import AllowOutside
 
 __all__ = ["register"]
 
@@ -43,6 +44,7 @@ def calibrate(
     audio_root: Annotated[
         Path | None, typer.Option("--audio-root", help="Folder that paths of clips are relative to.")
     ] = None,
+    allow_outside: AllowOutside = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Revision of a model on the Hub.")] = None,
     data_revision: Annotated[str | None, typer.Option("--data-revision", help="Revision of the data set.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -59,7 +61,9 @@ def calibrate(
     """
     import vpanalysis as vp
 
-    bench = vp.load_benchmark(benchmark, split=split, tasks=tasks, audio_root=audio_root, revision=data_revision)
+    bench = vp.load_benchmark(
+        benchmark, split=split, tasks=tasks, audio_root=audio_root, revision=data_revision, allow_outside=allow_outside
+    )
     loaded = vp.load_model(source, dtype=dtype, device_map=device_map, revision=revision, calibration=False)
     found = vp.calibrate(
         loaded, bench, limit=limit, conventions=conventions, random_state=seed, batch_size=batch_size,

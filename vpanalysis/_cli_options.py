@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Limit", "Quiet", "Sites", "Split", "Tasks", "examples"]
+__all__ = ["AllowOutside", "AsJson", "Limit", "Quiet", "Sites", "Split", "Tasks", "examples"]
 
+AllowOutside = Annotated[
+    bool, typer.Option("--allow-outside", help="Clips may lie outside the audio root and the data's folder.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Keep this task only; may be repeated.")]

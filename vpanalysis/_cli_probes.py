@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vpanalysis import _console
-from vpanalysis._cli_options import AsJson, Sites, Tasks
+from vpanalysis._cli_options import AllowOutside, AsJson, Sites, Tasks
 
 __all__ = ["register"]
 
@@ -92,6 +92,7 @@ def controls(
     audio: Annotated[
         str | None, typer.Option("--audio", help="The benchmark ('mini', a file ...), for the mel baseline.")
     ] = None,
+    allow_outside: AllowOutside = False,
     twin: Annotated[Path | None, typer.Option("--twin", help="Run of the same model with random weights.")] = None,
     group_by: Annotated[
         str, typer.Option("--group-by", help="speaker, script, both or auto: never split by folds.")
@@ -103,8 +104,9 @@ def controls(
     """Make the controls that a probe curve must be held against."""
     import vpanalysis as vp
 
+    heard = None if audio is None else vp.load_benchmark(audio, allow_outside=allow_outside)
     found = vp.probe_controls(
-        vp.open_run(run), tasks, sites, which, audio=None if audio is None else vp.load_benchmark(audio),
+        vp.open_run(run), tasks, sites, which, audio=heard,
         twin=None if twin is None else vp.open_run(twin), group_by=group_by,
     )  # fmt: skip
     if as_json:

@@ -87,8 +87,8 @@ def emit(
 
 
 def remark(text: str) -> None:
-    """Print one line on standard error, where it disturbs neither a table nor JSON."""
-    print(text, file=sys.stderr)
+    """Print one line on standard error, where it disturbs neither a table nor JSON; no name in it moves the cursor."""
+    print(_printable(text), file=sys.stderr)
 
 
 def as_sentence(error: BaseException) -> str:
@@ -99,10 +99,14 @@ def as_sentence(error: BaseException) -> str:
     from vpanalysis.errors import VPError
 
     text = " ".join(str(error).split()) or type(error).__name__
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    text = _printable(text)
     if isinstance(error, VPError):
         return text
     if isinstance(error, OSError) and error.strerror:
-        named = f": {Path(error.filename)}" if isinstance(error.filename, str) else ""
+        named = f": {_printable(str(Path(error.filename)))}" if isinstance(error.filename, str) else ""
         return f"{error.strerror}{named}"
     return f"{type(error).__name__}: {text}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

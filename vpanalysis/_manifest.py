@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vpanalysis._untrusted import strict_json
 from vpanalysis.errors import RunError
 
 __all__ = [
@@ -140,7 +141,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_NAME
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = strict_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         near = sorted(p.parent.name for p in folder.parent.glob(f"*/{MANIFEST_NAME}"))[:8]
         raise RunError(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from vpanalysis._csv import csv_text
 from vpanalysis.organism import PLANTED
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _tables(folder: Path, kept: Kept) -> list[Path]:
     written = []
     for stem, table in tables.items():
         path = folder / f"{stem}.csv"
-        table.to_csv(path, index=False, lineterminator="\n")
+        path.write_text(csv_text(table), encoding="utf-8", newline="")
         written.append(path)
     return written
 

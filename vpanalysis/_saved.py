@@ -26,6 +26,7 @@ from typing import Any
 
 import pandas as pd
 
+from vpanalysis._untrusted import strict_json
 from vpanalysis.errors import RunError
 
 __all__ = ["StaleResultWarning", "home_of", "load_tables", "manifest_sha", "run_identity", "save_tables"]
@@ -168,7 +169,7 @@ def load_tables(
     if missing:
         raise RunError(asked, found=f"no {', '.join(missing)}", fix=f"give a folder written by {kind}.save")
     try:
-        content = json.loads((place / record).read_text(encoding="utf-8"))
+        content = strict_json((place / record).read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(asked, found=f"{record} that is no JSON: {error}") from error
     if not isinstance(content, dict) or content.get("kind") != kind:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from vpanalysis._untrusted import strict_json
 from vpanalysis.errors import RunError
 
 __all__ = ["Kind", "from_json", "is_missing", "read_record", "to_json", "typed", "write_record"]
@@ -93,7 +94,7 @@ def read_record(path: str | Path, kind: str, default_name: str) -> dict[str, Any
     file = _file(path, default_name)
     asked = f"cannot load a {kind} from {str(file)!r}"
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = strict_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(asked, found=error.strerror or str(error)) from error
     except ValueError as error:

@@ -35,7 +35,7 @@ from vpanalysis import (
     _cli_probes,
     _console,
 )
-from vpanalysis._cli_options import AsJson, Limit, Quiet, Split, Tasks, examples
+from vpanalysis._cli_options import AllowOutside, AsJson, Limit, Quiet, Split, Tasks, examples
 
 __all__ = ["app", "main"]
 
@@ -136,6 +136,7 @@ def run(
     limit: Limit = None,
     split: Split = "test",
     audio_root: AudioRoot = None,
+    allow_outside: AllowOutside = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Revision of a model on the Hub.")] = None,
     data_revision: Annotated[str | None, typer.Option("--data-revision", help="Revision of the data set.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
@@ -159,8 +160,9 @@ def run(
     import vpanalysis as vp
 
     bench = vp.load_benchmark(
-        benchmark, split=split, tasks=tasks, limit=limit, audio_root=audio_root, revision=data_revision
-    )
+        benchmark, split=split, tasks=tasks, limit=limit, audio_root=audio_root, revision=data_revision,
+        allow_outside=allow_outside,
+    )  # fmt: skip
     loaded = vp.load_model(
         model, dtype=dtype, device_map=device_map, revision=revision, calibration=calibration
     )  # fmt: skip
@@ -200,6 +202,7 @@ def transcribe(
     limit: Limit = None,
     split: Split = "test",
     audio_root: AudioRoot = None,
+    allow_outside: AllowOutside = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips at once.")] = 8,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")] = None,
     as_json: AsJson = False,
@@ -211,7 +214,7 @@ def transcribe(
     """
     import vpanalysis as vp
 
-    bench = vp.load_benchmark(benchmark, split=split, limit=limit, audio_root=audio_root)
+    bench = vp.load_benchmark(benchmark, split=split, limit=limit, audio_root=audio_root, allow_outside=allow_outside)
     made = vp.transcribe(
         bench, model, out, split=split, batch_size=batch_size, device=device, progress=not quiet
     )  # fmt: skip
@@ -244,6 +247,7 @@ def score(
     include_calibration_items: IncludeCalibration = False,
     split: Split = "test",
     audio_root: AudioRoot = None,
+    allow_outside: AllowOutside = False,
     as_json: AsJson = False,
 ) -> None:
     """Score Runs, or replies of any model, with 95 % intervals."""
@@ -259,7 +263,7 @@ def score(
             allowed="Run folders, or --predictions with --benchmark",
         )  # fmt: skip
     if predictions is not None and benchmark is not None:
-        bench = vp.load_benchmark(benchmark, split=split, audio_root=audio_root)
+        bench = vp.load_benchmark(benchmark, split=split, audio_root=audio_root, allow_outside=allow_outside)
         one = score_predictions(
             predictions, bench, calibration=calibration, include_calibration_items=include_calibration_items
         )

@@ -22,10 +22,14 @@ from collections.abc import Iterable
 
 __all__ = ["AudioError", "ModelError", "RunError", "SchemaError", "VPError", "did_you_mean"]
 
+_LONGEST = 200
+"""Most letters of a word that may have been mistyped."""
+
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest of `options`, or an empty string when none is close."""
-    close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
+    # Comparing takes the product of the lengths; a word of a thousand letters is no typing mistake.
+    close = difflib.get_close_matches(word[:_LONGEST], [o for o in options if len(o) <= _LONGEST], n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpanalysis._html import html_table, text_table
+from vpanalysis._untrusted import strict_json
 from vpanalysis.benchmark.audio import SAMPLE_RATE
 from vpanalysis.benchmark.items import Benchmark, Item
 from vpanalysis.benchmark.sources import load_benchmark, transcripts_file
@@ -211,7 +212,7 @@ def _file(bench: Benchmark, out: str | Path | None, split: str) -> Path:
 def _read(file: Path) -> dict[str, str]:
     asked = f"cannot read the transcripts {str(file)!r}"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = strict_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SchemaError(asked, found=error.strerror or str(error)) from error
     except ValueError as error:

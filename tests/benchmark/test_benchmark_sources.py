@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import vpanalysis.benchmark.sources as sources
 from vpanalysis.benchmark import Benchmark
-from vpanalysis.benchmark._files import AudioRoot
+from vpanalysis.benchmark._roots import AudioRoot
 from vpanalysis.benchmark._schema import items_from_rows
 from vpanalysis.benchmark.sources import load_benchmark
 from vpanalysis.errors import AudioError, SchemaError

@@ -228,3 +228,15 @@ def test_labels_move_apart_and_keep_their_order(values: list[float]) -> None:
 
 def test_examples_in_the_style_module() -> None:
     assert doctest.testmod(style).failed == 0
+
+
+def test_names_from_data_are_never_read_as_formulas(truth: ProbeResult, tmp_path: Any) -> None:
+    evil = "$\\nonsense{ <b>$"
+    renamed = ProbeResult(
+        truth.to_dataframe().replace("age_prediction", evil), pd.DataFrame(), pd.DataFrame(), "truth", {"run": evil}
+    )
+    for number, ax in enumerate((plots.layer_curves(renamed, evil), plots.layer_overview(renamed))):
+        figure = ax.get_figure(root=True)
+        assert any(evil in text for text in texts(ax))
+        figure.savefig(tmp_path / f"{number}.svg")
+        plt.close(figure)

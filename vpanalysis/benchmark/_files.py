@@ -1,26 +1,28 @@
-"""From a file to records, and from a record to its clip.
+"""From a file to records.
 
 JSON, JSON lines, CSV, TSV and parquet become numbered records, so that a message can name the row. Only the container
 is read here, what stands in a record is `_schema`'s business. A broken container is one error that names the file and,
-where the format has them, the line. `AudioRoot` finds clips whose paths were written on another machine.
+where the format has them, the line. `_roots` finds the clips.
+
+Memory is bounded before it is taken: a JSON file is read whole and must be under `MAX_JSON` bytes; JSON lines, CSV and
+TSV are read line by line, `MAX_LINE` bytes at most; parquet says how many rows it has. A line of a gigabyte is refused
+after sixteen megabytes of it.
 """
 
 from __future__ import annotations
 
 import csv
-import io
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
 
-import numpy as np
-
-from vpanalysis.benchmark.audio import ArrayAudio, AudioSource, BytesAudio, FileAudio
+from vpanalysis._untrusted import open_regular, strict_json
 from vpanalysis.errors import SchemaError
 
-__all__ = ["AUDIO_KEYS", "SPLITS", "SUFFIXES", "AudioRoot", "Row", "read_json", "read_rows"]
+__all__ = ["AUDIO_KEYS", "SPLITS", "SUFFIXES", "Row", "read_json", "read_rows"]
 
 Row = tuple[int, Any]
 """Where a record stands in its file (from 1), and the record."""
@@ -30,6 +32,17 @@ AUDIO_KEYS = ("audio", "audio_path", "path", "file_name")
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 SPLITS = ("train", "validation", "valid", "dev", "test")
+
+MAX_JSON = 512 << 20
+"""Largest JSON file (bytes), which is held in memory whole, as text and as records."""
+
+MAX_LINE = 16 << 20
+"""Longest line of JSON lines, CSV and TSV (bytes)."""
+
+MAX_ROWS = 10_000_000
+"""Most rows of a parquet file."""
+
+_ENDS = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 def read_rows(file: Path, split: str) -> tuple[list[Row], bool]:
@@ -62,15 +75,52 @@ def read_rows(file: Path, split: str) -> tuple[list[Row], bool]:
     return [pair for pair, name in zip(rows, named, strict=True) if name == split], True
 
 
-def _text(file: Path) -> str:
+def _broken(file: Path, found: str, allowed: str | None = None, fix: str | None = None) -> SchemaError:
+    return SchemaError(f"cannot read the benchmark {str(file)!r}", found=found, allowed=allowed, fix=fix)
+
+
+def _opened(file: Path) -> BinaryIO:
     try:
-        return file.read_text(encoding="utf-8-sig")  # Tables saved on Windows begin with a byte order mark.
-    except UnicodeDecodeError as error:
-        raise SchemaError(
-            f"cannot read the benchmark {str(file)!r}", found=f"bytes that are not UTF-8 at {error.start}"
-        ) from error
+        return open_regular(file)
     except OSError as error:
-        raise SchemaError(f"cannot read the benchmark {str(file)!r}", found=error.strerror or str(error)) from error
+        raise _broken(file, error.strerror or str(error)) from error
+
+
+def _text(file: Path) -> str:
+    """Return a whole file as text, unless it is larger than `MAX_JSON`."""
+    with _opened(file) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        if size > MAX_JSON:
+            raise _broken(
+                file, f"{size / 1e9:.3g} GB in one JSON value", f"at most {MAX_JSON / 1e9:.2g} GB",
+                "write it as JSON lines (one record a line, .jsonl) or as parquet, which are read piece by piece",
+            )  # fmt: skip
+        data = handle.read()
+    # Tables saved on Windows begin with a byte order mark.
+    return _decoded(data, file, "").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decoded(data: bytes, file: Path, where: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        wide = " (it looks like UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise _broken(
+            file, f"bytes that are not UTF-8 at {error.start}{where}{wide}", fix="save the file as UTF-8"
+        ) from error
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Yield the lines of a text file with their ends, without ever holding more than `MAX_LINE` bytes of one."""
+    with _opened(file) as handle:
+        number = 0
+        while line := handle.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                raise _broken(file, f"line {number} of more than {MAX_LINE >> 20} MiB", "one record a line")
+            text = _decoded(line, file, f" of line {number}")
+            # Lines may also end in a carriage return alone.
+            yield from _ENDS.findall(text.removeprefix("\ufeff") if number == 1 else text)
 
 
 def read_json(file: Path) -> Any:
@@ -89,11 +139,9 @@ def read_json(file: Path) -> Any:
             fix="install Git LFS and run 'git lfs pull' in the dataset folder",
         )
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise SchemaError(
-            f"cannot read the benchmark {str(file)!r}", found=f"text that is not JSON ({error})", allowed="a JSON list"
-        ) from error
+        return strict_json(text)
+    except ValueError as error:
+        raise _broken(file, f"text that is not JSON ({error})", "a JSON list") from error
 
 
 def _from_json(file: Path, content: Any, split: str) -> tuple[list[Row], bool]:
@@ -126,12 +174,12 @@ def _from_json(file: Path, content: Any, split: str) -> tuple[list[Row], bool]:
 def _from_jsonl(file: Path) -> list[Row]:
     rows: list[Row] = []
     broken: list[str] = []
-    for number, line in enumerate(_text(file).split("\n"), start=1):
+    for number, line in enumerate(_lines(file), start=1):
         if not line.strip():
             continue
         try:
-            rows.append((number, json.loads(line)))
-        except (json.JSONDecodeError, RecursionError) as error:
+            rows.append((number, strict_json(line)))
+        except ValueError as error:
             broken.append(f"line {number}: {error}")
     if broken:
         listed = "; ".join(broken[:20]) + (f"; and {len(broken) - 20} more" if len(broken) > 20 else "")
@@ -144,26 +192,26 @@ def _from_jsonl(file: Path) -> list[Row]:
 
 
 def _from_csv(file: Path) -> list[Row]:
-    text = _text(file)
-    header = text.split("\n", 1)[0]
+    header = next(_lines(file), "")
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ";" if header.count(";") > header.count(",") else ","
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    csv.field_size_limit(MAX_LINE)
     try:
-        table = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        table = csv.DictReader(_lines(file), delimiter=delimiter, strict=True)
+        names = [name.strip() for name in table.fieldnames or ()]
+        twice = [name for name, times in Counter(names).items() if times > 1 and name]
+        if twice:
+            raise _broken(file, f"the column {twice[0]!r} twice", "each name once")
+        cells = list(table)
     except csv.Error as error:
-        raise SchemaError(f"cannot read the benchmark {str(file)!r}", found=f"a broken table ({error})") from error
+        raise _broken(file, f"a broken table ({error})") from error
     # DictReader puts surplus cells under None and missing ones as None: the first is always a quoting mistake.
-    for number, row in enumerate(table, start=1):
+    for number, row in enumerate(cells, start=1):
         if None in row:
-            raise SchemaError(
-                f"cannot read the benchmark {str(file)!r}",
-                found=f"row {number} with more cells than the header has columns",
+            raise _broken(
+                file, f"row {number} with more cells than the header has columns",
                 fix="quote cells that hold the delimiter",
-            )
-    rows: list[Row] = [
-        (number, {key.strip(): cell for key, cell in row.items()}) for number, row in enumerate(table, start=1)
-    ]
-    return rows
+            )  # fmt: skip
+    return [(number, {key.strip(): cell for key, cell in row.items()}) for number, row in enumerate(cells, start=1)]
 
 
 def _from_parquet(file: Path) -> list[Row]:
@@ -171,46 +219,12 @@ def _from_parquet(file: Path) -> list[Row]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise SchemaError(f"cannot read the benchmark {str(file)!r}", found=f"a broken table ({error})") from error
-    return list(enumerate(table.to_pylist(), start=1))
-
-
-class AudioRoot:
-    """Turns what a record says about its clip into an audio source.
-
-    Parameters
-    ----------
-    folders : sequence of Path
-        Folders against which relative paths are tried, in order. A path that exists in none of them, such as an
-        absolute one from another machine, is also tried with its leading parts removed.
-    """
-
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.folders = list(folders)
-
-    def source(self, value: Any, name: str) -> AudioSource | None:
-        """Return the clip of `value` (a path, or a Hub audio cell), or None when it is neither."""
-        if isinstance(value, Mapping):
-            if value.get("bytes") is not None:
-                return BytesAudio(bytes(value["bytes"]), name=str(value.get("path") or name))
-            if value.get("array") is not None and value.get("sampling_rate"):
-                return ArrayAudio(np.asarray(value["array"]), int(value["sampling_rate"]), name=name)
-            value = value.get("path")
-        if isinstance(value, Path):
-            value = str(value)
-        if not isinstance(value, str) or not value.strip() or "\0" in value:
-            return None
-        return FileAudio(self.find(value.strip()))
-
-    def find(self, path: str) -> Path:
-        """Return where `path` exists, else where it should have been."""
-        parts = PurePosixPath(path.replace("\\", "/")).parts
-        relative = parts[1:] if parts and parts[0] == "/" else parts
-        for folder in self.folders:
-            # Path("/a") / "/b" is "/b": an absolute path is tried as it is first.
-            for candidate in (folder / path, *(folder.joinpath(*relative[i:]) for i in range(len(relative)))):
-                if candidate.is_file():
-                    return candidate
-        return self.folders[0] / path
+        with _opened(file) as handle, pyarrow.parquet.ParquetFile(handle) as parquet:
+            count = parquet.metadata.num_rows
+            # A few hundred bytes can stand for billions of equal rows.
+            if count > MAX_ROWS:
+                raise _broken(file, f"{count} rows", f"at most {MAX_ROWS}", "split it")
+            return list(enumerate(parquet.read().to_pylist(), start=1))
+    # Texts that are no UTF-8 and numbers that are no dates show when they become values, as ValueError.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise _broken(file, f"a broken table ({error})") from error

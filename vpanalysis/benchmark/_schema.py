@@ -8,19 +8,21 @@ that is settled here, record by record, and nothing raises before the whole file
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from vpanalysis.benchmark._files import AUDIO_KEYS, AudioRoot, Row
+from vpanalysis._untrusted import is_text
+from vpanalysis.benchmark._files import AUDIO_KEYS, Row
+from vpanalysis.benchmark._lists import as_list, cut, fold
+from vpanalysis.benchmark._lookalikes import look_alikes
+from vpanalysis.benchmark._roots import OUTSIDE, AudioRoot
 from vpanalysis.benchmark.items import Item
 from vpanalysis.errors import SchemaError, did_you_mean
 
@@ -79,10 +81,6 @@ def _show(value: object) -> str:
     """Return a short repr: an error must not print a clip's bytes."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.split()).casefold()
 
 
 def items_from_rows(
@@ -165,8 +163,13 @@ class _RowReader:
         truth = self.read_truth()
         key = next((k for k in AUDIO_KEYS if not is_missing(self.row.get(k))), None)
         name = self.text("id") or self.derived_id(task, key)
-        source = audio.source(self.row[key], name or "clip") if key is not None else None
-        if source is None:
+        source, outside = None, False
+        try:
+            source = audio.source(self.row[key], name or "clip") if key is not None else None
+        except PermissionError as error:
+            outside = True
+            self.complain(key or "audio", str(error), OUTSIDE)
+        if source is None and not outside:
             found = "nothing" if key is None else _show(self.row[key])
             self.complain(key or "audio", found, f"a path or an audio cell in one of {', '.join(AUDIO_KEYS)}")
         if name is None:
@@ -210,7 +213,11 @@ class _RowReader:
         if isinstance(value, bool) or not isinstance(value, (str, int, float, np.integer)):
             self.complain(field, _show(value), "text")
             return None
-        return str(value).strip()
+        text = str(value).strip()
+        if not is_text(text):
+            self.complain(field, _show(ascii(text)), "whole characters")
+            return None
+        return text
 
     def category(self) -> str | None:
         """Return where the benchmark files the item, joined by "/"; columns that hold no text are not about this."""
@@ -237,15 +244,18 @@ class _RowReader:
             if text is not None:
                 found.append((key[-1].upper(), text))
         if len(found) < 2:
-            offered = ", ".join(repr(text) for _, text in found) or "no options"
+            offered = ", ".join(_show(text) for _, text in found) or "no options"
             self.complain("choice_a..choice_d", offered, "at least two options; unused slots may be null")
         elif len({text for _, text in found}) < len(found):
-            self.complain("choice_a..choice_d", ", ".join(repr(text) for _, text in found), "distinct options")
+            self.complain("choice_a..choice_d", ", ".join(_show(text) for _, text in found), "distinct options")
+        elif (alike := look_alikes([text for _, text in found])) is not None:
+            # As codes, because they look the same.
+            self.complain("choice_a..choice_d", " and ".join(map(ascii, alike)), "options that do not look the same")
         self.letters = tuple(letter for letter, _ in found)
         self.choices = tuple(text for _, text in found)
 
     def allowed(self, word: str = "") -> str:
-        offered = ", ".join(f"{c!r} ({x})" for c, x in zip(self.choices, self.letters, strict=True))
+        offered = ", ".join(f"{_show(c)} ({x})" for c, x in zip(self.choices, self.letters, strict=True))
         return f"{offered}{did_you_mean(word, self.choices)}" if offered else "one of the options"
 
     def option(self, value: object) -> str | None:
@@ -255,7 +265,7 @@ class _RowReader:
         text = str(value).strip()
         if text in self.choices:
             return text
-        folded = [c for c in self.choices if _fold(c) in (_fold(text), _fold(text.removesuffix(".")))]
+        folded = [c for c in self.choices if fold(c) in (fold(text), fold(text.removesuffix(".")))]
         if folded:
             return folded[0] if len(folded) == 1 else None
         of_letter = dict(zip(self.letters, self.choices, strict=True))
@@ -263,7 +273,7 @@ class _RowReader:
             return of_letter.get(match[1].upper())
         if match := _LETTER_AND_TEXT.fullmatch(text):
             choice = of_letter.get(match[1].upper())
-            same = choice is not None and _fold(match[2]).removesuffix(".") == _fold(choice).removesuffix(".")
+            same = choice is not None and fold(match[2]).removesuffix(".") == fold(choice).removesuffix(".")
             return choice if same else None
         return None
 
@@ -328,12 +338,16 @@ class _RowReader:
             value = value.tolist()
         values: Sequence[object] = list(value) if isinstance(value, (list, tuple)) else self.split(value)
         found: list[str] = []
+        wrong = 0
         for part in values:
             if _is_unused(part) and part not in self.choices:
                 continue
             options = self.named(part)
             if not options:
                 self.complain(field, _show(part), self.allowed(str(part)))
+                wrong += 1
+                if wrong == MAX_REPORTED:
+                    break
             found.extend(options)
         return tuple(dict.fromkeys(found))
 
@@ -343,7 +357,7 @@ class _RowReader:
         if option is not None:
             return (option,)
         if isinstance(part, str) and self.is_pattern():
-            return tuple(c for c in self.choices if _fold(c).split("-")[0] == _fold(part))
+            return tuple(c for c in self.choices if fold(c).split("-")[0] == fold(part))
         return ()
 
     def split(self, value: object) -> list[object]:
@@ -351,48 +365,16 @@ class _RowReader:
         if not isinstance(value, str) or self.named(value):
             return [value]
         if value.strip()[:1] in ("[", "(", '"', "'"):
-            parsed = _literal(value)
+            parsed = as_list(value)
             if parsed is not None:
                 return parsed
         # Options may hold commas themselves, so whole options are looked for before the string is cut.
-        options = {_fold(choice): choice for choice in self.choices}
-        cut = _segments(_fold(value), options)
-        if cut is not None:
-            return list(cut)
+        options = {fold(choice): choice for choice in self.choices}
+        pieces = cut(fold(value), options)
+        if pieces is not None:
+            return list(pieces)
         for delimiters in (r"[;\n]", r"\|", ","):
             parts = [part.strip() for part in re.split(delimiters, value) if part.strip()]
             if len(parts) > 1:
                 return list(parts)
         return [value]
-
-
-def _literal(value: str) -> list[object] | None:
-    """Read ``["a", "b"]``, ``['a', 'b']`` or ``"a"`` from text; None where it is something else."""
-    readers: tuple[Callable[[str], Any], ...] = (json.loads, ast.literal_eval)
-    for read in readers:
-        try:
-            parsed = read(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(parsed, (list, tuple)):
-            return list(parsed)
-        if isinstance(parsed, str):
-            return [parsed]
-    return None
-
-
-def _segments(text: str, options: Mapping[str, str]) -> list[str] | None:
-    """Cut `text` into whole options with delimiters between them, longest options first; None if impossible."""
-    text = text.strip().strip(";|,").strip()
-    if not text:
-        return []
-    for folded in sorted(options, key=len, reverse=True):
-        if not text.startswith(folded):
-            continue
-        rest = text[len(folded) :].lstrip()
-        if rest and rest[0] not in ";|,":
-            continue
-        cut = _segments(rest, options)
-        if cut is not None:
-            return [options[folded], *cut]
-    return None

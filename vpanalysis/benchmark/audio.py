@@ -9,6 +9,10 @@ which anything computed from it may be cached, and can `describe` itself in an e
 it is asked for. Whatever goes wrong with one clip is an `AudioError`, so that a caller can mark this item as failed,
 keep the reason and go on.
 
+Clips come from anywhere, so a clip is judged by its header before memory is taken for it: longer than `MAX_SECONDS`,
+at a rate outside `RATES`, or cut off before the end that a WAV header promises, it is refused. So is what is no regular
+file: reading a named pipe may never end. The name of a file says nothing: content decides how it is decoded.
+
 Worked example::
 
     source = FileAudio("clips/age_0001.wav")   # reads nothing
@@ -29,9 +33,13 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from vpanalysis._untrusted import open_regular
+from vpanalysis.benchmark._sound_files import MAX_SECONDS, RATES, check_length, decoded, header_of, read_clip, reason_of
 from vpanalysis.errors import AudioError
 
 __all__ = [
+    "MAX_SECONDS",
+    "RATES",
     "SAMPLE_RATE",
     "ArrayAudio",
     "AudioSource",
@@ -107,12 +115,11 @@ def decode_audio(source: str | Path | bytes, *, name: str | None = None) -> Wave
     Raises
     ------
     AudioError
-        If the file is missing, undecodable, empty, or holds NaN or infinite samples.
+        If the file is missing, no regular file, undecodable, empty, cut off, longer than `MAX_SECONDS`, at a rate
+        outside `RATES`, or holds NaN or infinite samples.
     """
-    import soundfile
-
     label = name or (str(source) if not isinstance(source, bytes) else "audio bytes")
-    data = source if isinstance(source, bytes) else _read_file(Path(source), label)
+    data = source if isinstance(source, bytes) else read_clip(Path(source), label)
     if not data:
         raise AudioError(f"cannot use the audio {label!r}", found="an empty file (0 bytes)")
     if data.startswith(_LFS_POINTER):
@@ -121,42 +128,15 @@ def decode_audio(source: str | Path | bytes, *, name: str | None = None) -> Wave
             found="a Git LFS pointer instead of the clip",
             fix="install Git LFS and run 'git lfs pull' in the dataset folder",
         )
-    try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    # libsndfile's own errors derive from RuntimeError; a malformed header can also surface as one of the others.
-    except (RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
-        # Of an error of libsndfile its own words, without the address of our buffer.
-        reason = str(getattr(error, "error_string", error)).replace("\n", " ") or type(error).__name__
-        raise AudioError(
-            f"cannot decode the audio {label!r}",
-            found=reason,
-            allowed="WAV, FLAC, Ogg, MP3 and whatever else libsndfile reads",
-        ) from error
-    return _to_model_form(samples, int(rate), label)
-
-
-def _read_file(path: Path, label: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise AudioError(
-            f"cannot read the audio {label!r}", found="no such file", fix="check audio_root, or fetch the clips"
-        ) from error
-    # A path with a NUL byte, as broken tables hold them, is a ValueError.
-    except (OSError, ValueError) as error:
-        raise AudioError(f"cannot read the audio {label!r}", found=_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    samples, rate = decoded(io.BytesIO(data), label, len(data))
+    return _to_model_form(samples, rate, label)
 
 
 def _to_model_form(samples: npt.NDArray[np.float32], rate: int, label: str) -> Waveform:
     """Average channels of (samples,) or (samples, channels), check, and resample to 16 kHz."""
     if samples.size == 0:
         raise AudioError(f"cannot use the audio {label!r}", found="no samples")
-    if rate <= 0:
-        raise AudioError(f"cannot use the audio {label!r}", found=f"a sample rate of {rate} Hz")
+    check_length(len(samples), rate, samples.shape[1] if samples.ndim == 2 else 1, label)
     # Checked on every channel, before averaging and resampling smear one NaN over its neighbours.
     bad = int(np.count_nonzero(~np.isfinite(samples)))
     if bad:
@@ -204,7 +184,7 @@ class FileAudio:
         try:
             stat = self.path.stat()
         except (OSError, ValueError) as error:
-            raise AudioError(f"cannot read the audio {str(self.path)!r}", found=_reason(error)) from error
+            raise AudioError(f"cannot read the audio {str(self.path)!r}", found=reason_of(error)) from error
         return _file_sha256(str(self.path.absolute()), stat.st_size, stat.st_mtime_ns)
 
     def describe(self) -> str:
@@ -220,12 +200,12 @@ class FileAudio:
         AudioError
             If the file cannot be read.
         """
-        import soundfile
-
+        label = str(self.path)
         try:
-            info = soundfile.info(str(self.path))
-        except (RuntimeError, OSError, TypeError, ValueError) as error:
-            raise AudioError(f"cannot read the audio {str(self.path)!r}", found=str(error)) from error
+            with open_regular(self.path) as handle:
+                info = header_of(handle, label)
+        except (OSError, ValueError) as error:
+            raise AudioError(f"cannot read the audio {label!r}", found=reason_of(error)) from error
         return float(info.frames) / float(info.samplerate)
 
 
@@ -233,10 +213,10 @@ class FileAudio:
 def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
     """Digest of a file; size and time are part of the cache key, so that an edited file is hashed again."""
     try:
-        with Path(path).open("rb") as handle:
+        with open_regular(Path(path)) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        raise AudioError(f"cannot read the audio {path!r}", found=_reason(error)) from error
+        raise AudioError(f"cannot read the audio {path!r}", found=reason_of(error)) from error
 
 
 @dataclass(frozen=True, eq=False)

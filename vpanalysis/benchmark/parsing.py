@@ -40,7 +40,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["PARSER_VERSION", "ParseStatus", "ParsedAnswer", "parse_answer"]
+__all__ = ["PARSER_VERSION", "ParseStatus", "ParsedAnswer", "parse_answer", "text_key"]
 
 PARSER_VERSION = "1.0"
 """Changes whenever any reply could be read differently."""
@@ -220,6 +220,12 @@ def _words(text: str) -> list[tuple[str, int, int]]:
     return [(_NUMBERS.get(m[0].casefold(), m[0].casefold()), *m.span()) for m in _WORD.finditer(text)]
 
 
+def text_key(choice: str) -> tuple[str, ...]:
+    """Return what of an option's text is compared; options with equal keys are told apart by their letter alone."""
+    normal = unicodedata.normalize("NFKC", choice)
+    return tuple(w for w, _, _ in _words(normal)) or (normal.strip().casefold(),)
+
+
 def _text_groups(blanked: str, text: str, choices: Sequence[str]) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]]]:
     """Return the options whose words occur, and those whose every occurrence is denied.
 
@@ -227,8 +233,7 @@ def _text_groups(blanked: str, text: str, choices: Sequence[str]) -> tuple[set[t
     """
     groups: dict[tuple[str, ...], list[str]] = {}
     for choice in choices:
-        normal = unicodedata.normalize("NFKC", choice)
-        groups.setdefault(tuple(w for w, _, _ in _words(normal)) or (normal.strip().casefold(),), []).append(choice)
+        groups.setdefault(text_key(choice), []).append(choice)
     words = _words(blanked)
     sequence = [w for w, _, _ in words]
     hits = [

@@ -29,14 +29,19 @@ Worked example::
 
 from __future__ import annotations
 
+import errno
 import importlib
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpanalysis.benchmark._files import AUDIO_KEYS, SPLITS, SUFFIXES, AudioRoot, Row, read_json, read_rows
+from vpanalysis._untrusted import kind_of_file
+from vpanalysis.benchmark._files import AUDIO_KEYS, SPLITS, SUFFIXES, Row, read_json, read_rows
 from vpanalysis.benchmark._labelled import TABLES, NoTableError, labelled_folder, labelled_rows
+from vpanalysis.benchmark._lookalikes import warn_of_letters
+from vpanalysis.benchmark._roots import AudioRoot
 from vpanalysis.benchmark._schema import is_missing, items_from_rows
 from vpanalysis.benchmark.audio import FileAudio
 from vpanalysis.benchmark.items import Benchmark
@@ -57,6 +62,7 @@ def load_benchmark(
     limit: int | None = None,
     audio_root: str | Path | None = None,
     revision: str | None = None,
+    allow_outside: bool = False,
 ) -> Benchmark:
     """Load a benchmark from wherever it is.
 
@@ -74,6 +80,9 @@ def load_benchmark(
         Folder that paths of clips are relative to; by default the folder of the table.
     revision : str, optional
         Branch, tag or commit of a Hub dataset.
+    allow_outside : bool
+        Whether clips may lie outside `audio_root` and the folder of the benchmark, by an absolute path, by ``..`` or by
+        links. For tables that you wrote yourself.
 
     Returns
     -------
@@ -84,7 +93,13 @@ def load_benchmark(
     ------
     SchemaError
         If the source is not found or not understood. All problems of a table are in one message, up to 20 written
-        out, each with its row, field, what was found and what is allowed.
+        out, each with its row, field, what was found and what is allowed. Also if a clip lies outside the folders, if
+        options look the same, or if a file is larger than what is held in memory (`_files`).
+
+    Warns
+    -----
+    UserWarning
+        If options of a question differ in case or punctuation alone: replies tell them apart by their letter only.
     """
     text = str(source)
     if text == "mini":
@@ -101,14 +116,16 @@ def load_benchmark(
     if root is not None and not root.is_dir():
         raise SchemaError(f"cannot load the benchmark {text!r}", found=f"audio_root {str(root)!r}", allowed="a folder")
     path = Path(source).expanduser()
-    if path.exists():
+    if _kind(path, text) is not None:
         if revision is not None:
             raise SchemaError(
                 f"cannot load the benchmark {text!r}",
                 found=f"revision {revision!r} of a local path",
                 allowed="a revision of a Hub dataset",
             )
-        return _from_path(path, split, root, source=text).select(tasks=tasks, limit=limit)
+        local = _from_path(path, split, root, allow_outside, source=text).select(tasks=tasks, limit=limit)
+        warn_of_letters(local)
+        return local
     looks_local = path.suffix.lower() in SUFFIXES or path.is_absolute() or text.startswith((".", "~"))
     if isinstance(source, Path) or looks_local or not _HUB_ID.fullmatch(text):
         raise SchemaError(
@@ -116,14 +133,32 @@ def load_benchmark(
             found="no such file or folder",
             allowed="'mini', a file, a folder, or a Hub dataset id such as 'IHP-Lab/VoxParadox'",
         )
-    return _from_hub(text, split, tasks, limit, root, revision)
+    fetched = _from_hub(text, split, tasks, limit, root, revision, allow_outside)
+    warn_of_letters(fetched)
+    return fetched
 
 
 # --- files and folders -------------------------------------------------------------------------------------------
 
 
+def _kind(path: Path, text: str) -> str | None:
+    """Return "file" or "folder", None where nothing is; refuse pipes and devices, which may never end."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise SchemaError(f"cannot load the benchmark {text!r}", found=error.strerror or str(error)) from error
+    kind = kind_of_file(mode)
+    if kind is not None and not stat.S_ISDIR(mode):
+        raise SchemaError(f"cannot load the benchmark {text!r}", found=kind, allowed="a file or a folder")
+    return "file" if kind is None else "folder"
+
+
 def _from_path(
-    path: Path, split: str, audio_root: Path | None, *, source: str, revision: str | None = None
+    path: Path, split: str, audio_root: Path | None, allow_outside: bool, *, source: str, revision: str | None = None
 ) -> Benchmark:
     """Read a file or folder; the name of the benchmark is that of the folder, or of a file with a telling name."""
     name = path.resolve().name if path.is_dir() else path.stem
@@ -134,10 +169,12 @@ def _from_path(
     else:
         files, folder, split_known = _tables(path, split)
     rows: list[Row] = []
+    within = [path] if path.is_dir() else []
     if not files:
         rows = labelled_folder(folder, split_known)
         _check_split(path, split, split_known)
-        return _build(rows, str(folder), [folder], name, source, revision, _sidecar(folder, None))
+        root = AudioRoot([folder], within=within, allow_outside=allow_outside)
+        return _build(rows, str(folder), root, name, source, revision, _sidecar(folder, None))
     for file in files:
         offset = len(rows)
         part, known = read_rows(file, split)
@@ -145,9 +182,10 @@ def _from_path(
         rows.extend((number + offset, row) for number, row in part)
     if path.is_dir():
         rows = _with_audio_of_metadata(rows, files[0])
-    roots = [folder for folder in (audio_root, files[0].parent) if folder is not None]
+    folders = [folder for folder in (audio_root, files[0].parent) if folder is not None]
+    root = AudioRoot(folders, within=within, allow_outside=allow_outside)
     shown = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    return _build(rows, shown, roots, name, source, revision, _sidecar(files[0].parent, files[0].stem))
+    return _build(rows, shown, root, name, source, revision, _sidecar(files[0].parent, files[0].stem))
 
 
 def _check_split(file: Path, split: str, known: bool) -> None:
@@ -209,14 +247,14 @@ def _with_audio_of_metadata(rows: list[Row], table: Path) -> list[Row]:
     lacking = [row for _, row in rows if isinstance(row, Mapping) and all(is_missing(row.get(k)) for k in AUDIO_KEYS)]
     if not lacking or table == metadata or not metadata.is_file():
         return rows
-    names: dict[Any, Any] = {}
+    names: dict[str, Any] = {}
     for _, row in read_rows(metadata, "test")[0]:
         if isinstance(row, Mapping) and not is_missing(row.get("id")):
-            names[row["id"]] = row.get("file_name")
+            names[str(row["id"])] = row.get("file_name")
     completed: list[Row] = []
     for number, row in rows:
-        if isinstance(row, Mapping) and row.get("id") in names and all(is_missing(row.get(k)) for k in AUDIO_KEYS):
-            row = {**row, "file_name": names[row["id"]]}
+        if isinstance(row, Mapping) and str(row.get("id")) in names and all(is_missing(row.get(k)) for k in AUDIO_KEYS):
+            row = {**row, "file_name": names[str(row["id"])]}
         completed.append((number, row))
     return completed
 
@@ -262,7 +300,7 @@ def transcripts_file(source: str | Path, split: str = "test") -> Path:
 def _build(
     rows: list[Row],
     file: str,
-    roots: list[Path],
+    root: AudioRoot,
     name: str,
     source: str,
     revision: str | None,
@@ -273,7 +311,7 @@ def _build(
     mappings = [row for _, row in rows if isinstance(row, Mapping)]
     if mappings and all("label" in row and "answer_gt" not in row for row in mappings):
         rows = labelled_rows(rows, file)
-    items = items_from_rows(rows, file=file, audio=AudioRoot(roots), transcripts=transcripts)
+    items = items_from_rows(rows, file=file, audio=root, transcripts=transcripts)
     return Benchmark(items, name=name, source=source, revision=revision)
 
 
@@ -287,6 +325,7 @@ def _from_hub(
     limit: int | None,
     audio_root: Path | None,
     revision: str | None,
+    allow_outside: bool,
 ) -> Benchmark:
     """Fetch a dataset into the Hub's cache and read it as a folder.
 
@@ -296,7 +335,7 @@ def _from_hub(
 
     def read(folder: Path) -> Benchmark:
         commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
-        bench = _from_path(folder, split, audio_root, source=repo, revision=commit)
+        bench = _from_path(folder, split, audio_root, allow_outside, source=repo, revision=commit)
         return Benchmark(bench, name=repo.rsplit("/", 1)[1], source=repo, revision=commit).select(
             tasks=tasks, limit=limit
         )
@@ -319,7 +358,7 @@ def _from_hub(
     try:
         return read(folder)
     except NoTableError:
-        return _through_datasets(repo, split, revision).select(tasks=tasks, limit=limit)
+        return _through_datasets(repo, split, revision, allow_outside).select(tasks=tasks, limit=limit)
 
 
 def _escaped(path: Path) -> str:
@@ -344,7 +383,7 @@ def _snapshot(repo: str, revision: str | None, patterns: list[str] | None) -> Pa
     return Path(str(found))
 
 
-def _through_datasets(repo: str, split: str, revision: str | None) -> Benchmark:
+def _through_datasets(repo: str, split: str, revision: str | None, allow_outside: bool) -> Benchmark:
     """Read a dataset in a form of its own (arrow, webdataset) with the optional `datasets` package."""
     try:
         datasets = importlib.import_module("datasets")
@@ -364,4 +403,5 @@ def _through_datasets(repo: str, split: str, revision: str | None) -> Benchmark:
         ) from error
     rows: Iterable[Any] = table
     numbered = list(enumerate(rows, start=1))
-    return _build(numbered, repo, [Path.cwd()], repo.rsplit("/", 1)[1], repo, revision, {})
+    root = AudioRoot([Path.cwd()], allow_outside=allow_outside)
+    return _build(numbered, repo, root, repo.rsplit("/", 1)[1], repo, revision, {})

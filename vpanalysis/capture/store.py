@@ -23,6 +23,7 @@ Worked example::
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["ActivationStore", "Variable", "layout"]
 
 _FORMAT = 1
+_NAME = re.compile(r"[\w-]+")
+_DTYPES = ("float32", "float16")
 _UNITS = "activation (model units)"
 
 
@@ -129,6 +132,27 @@ def layout(plan: Plan, widths: Mapping[str, int], max_frames: Mapping[str, int] 
     return variables
 
 
+def _layout_of(facts: Mapping[str, Any], path: Path) -> tuple[int, int, list[Variable]]:
+    """Return items, block size and variables as a store's attributes have them."""
+    try:
+        items, block_size = facts["items"], facts["block_size"]
+        variables = [
+            Variable(str(v["name"]), str(v["reducer"]), tuple(map(str, v["sites"])), tuple(map(str, v["dims"])),
+                     tuple(int(n) for n in v["shape"]))
+            for v in json.loads(facts["variables"])
+        ]  # fmt: skip
+        # The name is a folder of the store.
+        fits = all(_NAME.fullmatch(v.name) and len(v.dims) == 1 + len(v.shape) for v in variables)
+        if type(items) is not int or type(block_size) is not int or items < 0 or block_size < 1 or not fits:
+            raise ValueError("sizes or names that do not fit each other")
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        reason = str(error) if type(error) is ValueError else type(error).__name__
+        raise RunError(
+            f"cannot read {str(path)!r}", found=f"a layout that cannot be read ({reason})", fix="record the run again"
+        ) from error
+    return items, block_size, variables
+
+
 class ActivationStore:
     """The activations of one Run.
 
@@ -148,9 +172,10 @@ class ActivationStore:
 
         self.path = Path(path)
         try:
-            self._group = zarr.open_group(str(self.path), mode="r+")
+            # Format 3 alone: a store of format 2 may name a codec that runs code.
+            self._group = zarr.open_group(str(self.path), mode="r+", zarr_format=3)
             facts = dict(self._group.attrs)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunError(f"cannot open {str(path)!r}", found=str(error) or "no zarr store") from error
         if facts.get("vpanalysis_format") != _FORMAT:
             raise RunError(
@@ -159,15 +184,13 @@ class ActivationStore:
                 allowed=str(_FORMAT),
                 fix="open it with the version that wrote it, or record the run again",
             )
-        self.items, self.block_size = int(facts["items"]), int(facts["block_size"])
-        self.variables = [
-            Variable(v["name"], v["reducer"], tuple(v["sites"]), tuple(v["dims"]), tuple(v["shape"]))
-            for v in json.loads(facts["variables"])
-        ]
+        self.items, self.block_size, self.variables = _layout_of(facts, self.path)
+        self._arrays: dict[str, Any] = {}
+        for v in self.variables:
+            self._check(v)
         self._where = {
             (site, v.reducer): (v, number) for v in self.variables for number, site in enumerate(v.sites or ("gate",))
         }
-        self._arrays: dict[str, Any] = {}
 
     @classmethod
     def create(
@@ -252,6 +275,26 @@ class ActivationStore:
     def bytes_per_item(self) -> int:
         """float32 bytes of one item over all variables."""
         return sum(v.bytes_per_item for v in self.variables)
+
+    def _check(self, variable: Variable) -> None:
+        """Refuse an array that is not what this store writes: it would fail later, or be read as other numbers."""
+        import zarr
+
+        try:
+            array = self._array(variable.name)
+            whole = isinstance(array, zarr.Array)
+            found = f"dtype {array.dtype}, shape {array.shape}" if whole else "a group"
+        # Whatever a codec or a type of another program makes of its own words.
+        except Exception as error:
+            whole, found = False, f"{type(error).__name__}: {error}".splitlines()[0]
+        shape = (self.items, *variable.shape)
+        if not whole or str(array.dtype) not in _DTYPES or array.shape != shape:
+            raise RunError(
+                f"cannot read {variable.name!r} of {str(self.path)!r}",
+                found=found,
+                allowed=f"dtype {' or '.join(_DTYPES)}, shape {shape}",
+                fix="record the run again",
+            )
 
     def _array(self, name: str) -> Any:
         if name not in self._arrays:
@@ -356,13 +399,18 @@ class ActivationStore:
         """Return everything as a lazily loaded xarray Dataset."""
         import xarray as xr
 
-        data = xr.open_zarr(str(self.path), consolidated=False, chunks=None)
+        data = xr.open_zarr(str(self.path), consolidated=False, chunks=None, zarr_format=3)
         ours = [v.name for v in self.variables]
         # Labels are short and read at once, as plain strings that every tool knows; states stay on disk.
         labels = {}
         for name in sorted(map(str, data.variables)):
             if name not in ours:
                 values = data[name].values
+                if values.dtype.kind not in "fOTU":
+                    raise RunError(
+                        f"cannot read {name!r} of {str(self.path)!r}", found=f"dtype {values.dtype}",
+                        allowed="text or floats", fix="record the run again",
+                    )  # fmt: skip
                 plain = values if values.dtype.kind == "f" else np.array(values.tolist(), dtype=str)
                 labels[name] = (data[name].dims, plain)
         labelled: xr.Dataset = data[ours].drop_vars(list(data.coords)).assign_coords(labels)

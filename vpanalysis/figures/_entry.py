@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from vpanalysis._csv import csv_text
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def as_read(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     data : DataFrame
         Floats to 10 significant digits; empty strings stay empty strings, missing numbers NaN.
     text : str
+        With an apostrophe before text that a spreadsheet would run (`vpanalysis._csv`); the picture shows it without.
     """
     text = data.to_csv(index=False, lineterminator="\n", float_format="%.10g")
     numbers = {str(c): pd.api.types.is_numeric_dtype(data[c].dtype) for c in data.columns}
@@ -126,6 +128,6 @@ def as_read(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     whole = {str(c) for c in data.columns if pd.api.types.is_integer_dtype(data[c].dtype)}
     kinds |= dict.fromkeys(whole - {c for c, b in booleans.items() if b}, "int64")
     texts = [c for c, kind in kinds.items() if kind is str]
-    read = pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values={
+    read = pd.read_csv(io.StringIO(text), lineterminator="\n", dtype=kinds, keep_default_na=False, na_values={
         c: ["", "nan", "NaN"] for c in kinds if c not in texts})  # fmt: skip
-    return read, text
+    return read, csv_text(data, float_format="%.10g")

@@ -32,6 +32,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vpanalysis._untrusted import open_regular, strict_json
 from vpanalysis.errors import ModelError
 
 __all__ = [
@@ -234,7 +235,7 @@ def _checked(place: Path, own: str) -> dict[str, Any]:
     asked = f"cannot use the calibration {str(place)!r}"
     fix = "calibrate again, delete the file, or load with calibration=False"
     try:
-        record = json.loads(place.read_text(encoding="utf-8"))
+        record = strict_json(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(asked, found=f"no readable JSON ({error})", fix=fix) from error
     kind = (record.get("kind"), record.get("version")) if isinstance(record, dict) else (None, None)
@@ -290,9 +291,9 @@ def fingerprint(folder: str | Path) -> str:
     count = 0
     for label, file in _files(folder, content):
         count += 1
-        size = file.stat().st_size
-        digest.update(json.dumps([label, size]).encode())
-        with file.open("rb") as handle:
+        with _opened(file) as handle:
+            size = os.fstat(handle.fileno()).st_size
+            digest.update(json.dumps([label, size]).encode())
             if size <= _WHOLE:
                 digest.update(handle.read())
             else:
@@ -315,6 +316,13 @@ def _files(folder: Path, content: Mapping[str, Any]) -> list[tuple[str, Path]]:
     return sorted(found.items())
 
 
+def _opened(file: Path) -> BinaryIO:
+    try:
+        return open_regular(file)
+    except OSError as error:
+        raise ModelError(f"cannot read {str(file)!r}", found=error.strerror or str(error)) from error
+
+
 def _samples(handle: BinaryIO, file: Path, size: int) -> Iterator[bytes]:
     """Yield the header of a safetensors file, and bytes from the middle of each of its tensors."""
     length = int.from_bytes(handle.read(8), "little")
@@ -322,7 +330,7 @@ def _samples(handle: BinaryIO, file: Path, size: int) -> Iterator[bytes]:
         if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
             raise ValueError(f"a header of {length} bytes")
         text = handle.read(length)
-        spans = sorted(entry["data_offsets"] for name, entry in json.loads(text).items() if name != "__metadata__")
+        spans = sorted(entry["data_offsets"] for name, entry in strict_json(text).items() if name != "__metadata__")
         places = [(8 + length + int(begin), int(end) - int(begin)) for begin, end in spans]
         if any(span < 0 or place + span > size for place, span in places):
             raise ValueError("a tensor that reaches past the end")
@@ -348,7 +356,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {str(path)!r}", found=f"no JSON ({error})") from error
     if not isinstance(content, dict):

@@ -100,6 +100,7 @@ def theme() -> Iterator[None]:
         "lines.markersize": 4.5,
         "figure.dpi": 120,
         "pdf.fonttype": 42,  # text stays text in the PDF
+        "text.parse_math": False,  # a task called "$x$" is a name from somebody's data, and may be no formula at all
     }
     with mpl.rc_context():
         # seaborn sets global parameters; the context puts the old ones back.

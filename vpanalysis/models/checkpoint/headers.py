@@ -19,7 +19,6 @@ Worked example::
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -30,6 +29,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vpanalysis._untrusted import open_regular, strict_json
 from vpanalysis.errors import ModelError
 
 __all__ = ["DTYPES", "Inventory", "TensorRecord", "listed", "read_header", "read_inventory", "read_json"]
@@ -42,6 +42,7 @@ DTYPES: dict[str, int] = {
 
 # More than any header of a model needs; the limit that the format's own reader has.
 _MOST_HEADER = 100_000_000
+_MOST_DIMS = 64
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _NUMBERED = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.safetensors$")
 
@@ -130,7 +131,10 @@ def read_json(path: Path) -> dict[str, Any]:
         If there is no such file, or something else in it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as stream:
+            if os.fstat(stream.fileno()).st_size > _MOST_HEADER:
+                raise ValueError(f"more than {_MOST_HEADER} bytes")
+            content = strict_json(stream.read())
     except FileNotFoundError as error:
         raise ModelError("cannot read a checkpoint", found=f"no file {str(path)!r}") from error
     except (OSError, ValueError) as error:
@@ -162,8 +166,8 @@ def read_header(file: Path, folder: str = "") -> list[TensorRecord]:
     OSError
         If it cannot be read.
     """
-    size = file.stat().st_size
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
         first = stream.read(8)
         if len(first) < 8:
             raise ValueError(f"is damaged: {size} bytes are no safetensors file")
@@ -173,15 +177,15 @@ def read_header(file: Path, folder: str = "") -> list[TensorRecord]:
             raise ValueError(f"is damaged: its header would be {length} bytes long, the file has {size}")
         text = stream.read(length)
     try:
-        header = json.loads(text)
+        header = strict_json(text)
         entries = {str(name): entry for name, entry in header.items() if name != "__metadata__"}
-        spans = sorted(
-            (int(entry["data_offsets"][0]), int(entry["data_offsets"][1]), name) for name, entry in entries.items()
-        )
-        shapes = {name: tuple(int(n) for n in entry["shape"]) for name, entry in entries.items()}
+        spans = sorted(_span(name, entry) for name, entry in entries.items())
+        shapes = {name: _numbers(entry["shape"]) for name, entry in entries.items()}
         dtypes = {name: str(entry["dtype"]) for name, entry in entries.items()}
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError(f"is damaged: its header cannot be read ({type(error).__name__})") from error
+        # A sentence of our own says more than the name of an error.
+        reason = str(error) if type(error) is ValueError else type(error).__name__
+        raise ValueError(f"is damaged: its header cannot be read ({reason})") from error
     unknown = sorted({dtype for dtype in dtypes.values() if dtype not in DTYPES})
     if unknown:
         raise ValueError(f"holds tensors of the type {listed(unknown)}, which is not read")
@@ -196,6 +200,20 @@ def read_header(file: Path, folder: str = "") -> list[TensorRecord]:
         what = "is truncated" if size < 8 + length + end else "is damaged"
         raise ValueError(f"{what}: its header describes {8 + length + end} bytes, the file has {size}")
     return records
+
+
+def _span(name: str, entry: Mapping[str, Any]) -> tuple[int, int, str]:
+    begin, stop = _numbers(entry["data_offsets"])
+    return begin, stop, name
+
+
+def _numbers(values: Any) -> tuple[int, ...]:
+    """Return a list of whole numbers as it stands in a header; its size is checked before anything is made of it."""
+    if not isinstance(values, list) or len(values) > _MOST_DIMS or not all(type(n) is int for n in values):
+        raise TypeError
+    if any(abs(n) >= 1 << 63 for n in values):
+        raise ValueError("a number of more than 63 bits")
+    return tuple(values)
 
 
 @dataclass

@@ -18,6 +18,7 @@ Worked example::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,32 @@ __all__ = ["hub_folder", "meta_report", "stock_inventory", "weight_files"]
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_PLAIN = re.compile(r"[\w][\w.+ -]*\.safetensors")
 _BESIDE = ["*.json", "*.txt", "*.jinja", "*.model"]
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Return the names of the files that hold a folder's weights, as Hugging Face chooses them; empty without any."""
+    """Return the names of the files that hold a folder's weights, as Hugging Face chooses them; empty without any.
+
+    Raises
+    ------
+    ModelError
+        If an index names anything but files of its own folder: a place elsewhere, a pattern, another format.
+    """
     if (folder / _SINGLE).exists():
         return [_SINGLE]
     if (folder / _INDEX).is_file():
         index = read_json(folder / _INDEX).get("weight_map")
-        return sorted({str(file) for file in index.values()}) if isinstance(index, dict) else []
+        names = sorted({str(file) for file in index.values()}) if isinstance(index, dict) else []
+        # They are looked for on disk, and are patterns of what the Hub sends.
+        strange = [name for name in names if not _PLAIN.fullmatch(name)]
+        if strange:
+            raise ModelError(
+                f"cannot use the index of shards {str(folder / _INDEX)!r}",
+                found=f"a shard called {strange[0][:200]!r}",
+                allowed="names of safetensors files in the same folder",
+            )
+        return names
     return []
 
 
