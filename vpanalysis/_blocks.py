@@ -24,7 +24,17 @@ from typing import IO, Any
 from vpanalysis._manifest import write_json
 from vpanalysis.errors import RunError
 
-__all__ = ["LOCK_NAME", "finished_blocks", "marker", "read_marker", "sweep", "write_marker", "writing"]
+__all__ = [
+    "LOCK_NAME",
+    "finished",
+    "finished_blocks",
+    "forget",
+    "marker",
+    "read_marker",
+    "sweep",
+    "write_marker",
+    "writing",
+]
 
 LOCK_NAME = "run.lock"
 _BLOCKS = "blocks"
@@ -133,9 +143,20 @@ def read_marker(folder: Path, block: int) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) and facts.get("block") == block else None
 
 
+def finished(folder: Path, count: int) -> dict[int, dict[str, Any]]:
+    """Return what is known of those of the blocks 0..count-1 that have a marker."""
+    found = ((block, read_marker(folder, block)) for block in range(count))
+    return {block: facts for block, facts in found if facts is not None}
+
+
 def finished_blocks(folder: Path, count: int) -> list[int]:
     """Return which of the blocks 0..count-1 have a marker."""
-    return [block for block in range(count) if read_marker(folder, block) is not None]
+    return list(finished(folder, count))
+
+
+def forget(folder: Path, block: int) -> None:
+    """Declare a block unfinished, so that it is done again; only the writer may call this."""
+    marker(folder, block).unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

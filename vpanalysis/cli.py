@@ -28,6 +28,7 @@ from vpanalysis import (
     __version__,
     _cli_attribution,
     _cli_calibrate,
+    _cli_check,
     _cli_figures,
     _cli_mini,
     _cli_models,
@@ -176,6 +177,7 @@ def run(
 
 
 _cli_mini.register(app)
+_cli_check.register(app)
 _cli_calibrate.register(app)
 _cli_models.register(app)
 _cli_probes.register(app)
