@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vpanalysis._manifest import write_json
+from vpanalysis._trouble import storing
 from vpanalysis.errors import RunError
 
 __all__ = [
@@ -52,7 +53,7 @@ def writing(folder: Path) -> Iterator[None]:
     Raises
     ------
     RunError
-        If another process, or another thread of this one, writes it.
+        If another process, or another thread of this one, writes it, or it may not be written at all.
     """
     name = str(folder.resolve())
     with _guard:
@@ -60,7 +61,9 @@ def writing(folder: Path) -> Iterator[None]:
             raise _busy(folder, f"this process ({os.getpid()})")
         _mine.add(name)
     try:
-        with (folder / LOCK_NAME).open("a+", encoding="utf-8") as handle:
+        with storing(folder, "the lock"):
+            opened = (folder / LOCK_NAME).open("a+", encoding="utf-8")
+        with opened as handle:
             if not _lock(handle):
                 handle.seek(0)
                 raise _busy(folder, handle.read(200).strip() or "another process")

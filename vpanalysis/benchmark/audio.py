@@ -19,6 +19,7 @@ Worked example::
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 from dataclasses import dataclass, field
@@ -144,7 +145,14 @@ def _read_file(path: Path, label: str) -> bytes:
         ) from error
     # A path with a NUL byte, as broken tables hold them, is a ValueError.
     except (OSError, ValueError) as error:
+        _not_the_clip(error)
         raise AudioError(f"cannot read the audio {label!r}", found=_reason(error)) from error
+
+
+def _not_the_clip(error: Exception) -> None:
+    """Raise an error again that is the process's and not the clip's: no item is marked failed for good by it."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        raise error
 
 
 def _reason(error: Exception) -> str:
@@ -204,6 +212,7 @@ class FileAudio:
         try:
             stat = self.path.stat()
         except (OSError, ValueError) as error:
+            _not_the_clip(error)
             raise AudioError(f"cannot read the audio {str(self.path)!r}", found=_reason(error)) from error
         return _file_sha256(str(self.path.absolute()), stat.st_size, stat.st_mtime_ns)
 
@@ -236,6 +245,7 @@ def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
         with Path(path).open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
+        _not_the_clip(error)
         raise AudioError(f"cannot read the audio {path!r}", found=_reason(error)) from error
 
 

@@ -271,8 +271,13 @@ class ActivationStore:
         return self.path / variable.name / ".".join(["c", str(block), *("0" for _ in variable.shape)])
 
     def has_block(self, block: int) -> bool:
-        """Return whether every variable has the file of this block."""
-        return all(self._shard(v, block).is_file() for v in self.variables)
+        """Return whether every variable has the file of this block, and something in it."""
+        return all(self._shard(v, block).is_file() and not self._is_empty(v, block) for v in self.variables)
+
+    def _is_empty(self, variable: Variable, block: int) -> bool:
+        """Whether a file is there without content, as a loss of power leaves it; zarr may read that as missing."""
+        shard = self._shard(variable, block)
+        return shard.is_file() and not shard.stat().st_size
 
     def write(self, block: int, states: Mapping[tuple[str, str], Any]) -> None:
         """Write all states of one block, whole; one writer a block.
@@ -337,6 +342,8 @@ class ActivationStore:
         variable, number = self._where[site, reducer]
         array = self._array(variable.name)
         try:
+            if any(self._is_empty(variable, block) for block in range(-(-self.items // self.block_size))):
+                raise OSError("an empty file")
             states: NDArray[Any] = array[:, number] if variable.sites else array[:]
         except (ValueError, OSError, RuntimeError) as error:
             raise self._damage(variable, number, error) from error
@@ -348,6 +355,8 @@ class ActivationStore:
         for block in range(-(-self.items // self.block_size)):
             start, stop = self._bounds(block)
             try:
+                if self._is_empty(variable, block):
+                    raise OSError("an empty file")
                 _ = array[start:stop, number] if variable.sites else array[start:stop]
             except (ValueError, OSError, RuntimeError):
                 bad.append(block)
@@ -378,6 +387,8 @@ class ActivationStore:
             try:
                 if not shard.is_file():
                     raise OSError("no such file")
+                if self._is_empty(v, block):
+                    raise OSError("an empty file")
                 # Site by site, and frames item by item: a block of them may be larger than the memory.
                 step = 1 if v.reducer == "frames" else stop - start
                 for first in range(start, stop, step):
