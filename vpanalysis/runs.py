@@ -179,11 +179,12 @@ def run(
         )
     folder = Path(out)
     plan = make_plan(llm.sites, sites, reducers)
-    asked = describe(
-        llm, bench, plan, template, block_size, batch_size,
-        generate={"max_new_tokens": max_new_tokens, "decoding": "greedy"} if generate else None,
-        text_scores=text_scores, store_dtype=store_dtype,
-    )  # fmt: skip
+    with storing(folder):
+        asked = describe(
+            llm, bench, plan, template, block_size, batch_size,
+            generate={"max_new_tokens": max_new_tokens, "decoding": "greedy"} if generate else None,
+            text_scores=text_scores, store_dtype=store_dtype,
+        )  # fmt: skip
     found = finished_already(folder, asked) if not force else None
     if found is not None:
         say(progress, f"{folder}: found finished, {found.n_items} items")
