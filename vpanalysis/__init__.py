@@ -56,6 +56,7 @@ _EXPORTS = {
     "calibrate": "vpanalysis.calibration",
     "Calibration": "vpanalysis.calibration",
     "trim_report": "vpanalysis.trimming",
+    "dtype_check": "vpanalysis.precision",
     "build_figure": "vpanalysis.figures",
     "build_gallery": "vpanalysis.figures",
     "figure_data": "vpanalysis.figures",
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from vpanalysis.models.families import Family as Family
     from vpanalysis.models.families import register_family as register_family
     from vpanalysis.models.loading import load_model as load_model
+    from vpanalysis.precision import dtype_check as dtype_check
     from vpanalysis.probes import best_site as best_site
     from vpanalysis.probes import compare_probes as compare_probes
     from vpanalysis.probes import probe_controls as probe_controls

@@ -6,7 +6,8 @@ every Run says how many of its states are not finite, and where it begins.
 
 The idea. One pass over the reduced states of a block: an item counts at a site when any of its values there is NaN, is
 infinite, or lies beyond what a float16 store can hold. A mean over frames is not finite when one of its frames is not,
-so means and segments see every valid frame; where only ``last`` was kept, only that position was seen. The counts go
+so means and segments see every valid frame; where only ``last`` was kept, that position was seen, and of float16 models
+every other one as well (`vpanalysis.capture.recorder.WHOLE`). The counts go
 into the block's marker, from where a Run prints them without reading a state. Failed items have no states, and do not
 count.
 
