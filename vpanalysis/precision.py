@@ -176,7 +176,8 @@ def dtype_check(
     items, waves = _usable(bench.select(limit=limit))
     if not items:
         raise RunError(f"cannot compare types on {bench.name!r}", found="no usable clip")
-    scores, facts = [], {}
+    scores: list[list[NDArray[np.float64]]] = []
+    facts: dict[str, Any] = {}
     with tqdm(total=2 * len(items), desc="dtype check", unit="item", disable=not progress) as bar:
         for one in ("float32", dtype):
             found, facts = _answers(model, one, items, waves, batch_size, template, loading, bar)
