@@ -368,9 +368,8 @@ _RECORDING = (
     Fault(
         "marker-before-the-data",
         "vpanalysis/_writing.py",
-        "            store.write(number, states)\n",
-        '            _blocks.write_marker(folder, number, {"items": len(items)})\n'
-        "            store.write(number, states)\n",
+        "        store.write(number, states)\n",
+        '        _blocks.write_marker(folder, number, {"items": len(items)})\n        store.write(number, states)\n',
         "a block is declared done before anything of it is on disk",
         ("tests/runs/test_resume.py::test_stopped_between_any_two_steps_of_a_block[0-store]",),
     ),

@@ -13,7 +13,18 @@ The public API, imported lazily (PEP 562) so that ``import vpanalysis`` costs mi
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Nothing is told to anybody. Libraries read these when they are imported, later than this; what the user has set stays.
+# The second: Transformers would ask a service on the Hub to convert weights, and hand it the user's token.
+for _name, _value in (
+    ("HF_HUB_DISABLE_TELEMETRY", "1"),
+    ("DISABLE_SAFETENSORS_CONVERSION", "1"),
+    ("RAY_USAGE_STATS_ENABLED", "0"),
+):
+    os.environ.setdefault(_name, _value)
+del _name, _value
 
 __version__ = "0.1.0"
 
@@ -56,6 +67,7 @@ _EXPORTS = {
     "calibrate": "vpanalysis.calibration",
     "Calibration": "vpanalysis.calibration",
     "trim_report": "vpanalysis.trimming",
+    "dtype_check": "vpanalysis.precision",
     "build_figure": "vpanalysis.figures",
     "build_gallery": "vpanalysis.figures",
     "figure_data": "vpanalysis.figures",
@@ -97,6 +109,7 @@ if TYPE_CHECKING:
     from vpanalysis.models.families import Family as Family
     from vpanalysis.models.families import register_family as register_family
     from vpanalysis.models.loading import load_model as load_model
+    from vpanalysis.precision import dtype_check as dtype_check
     from vpanalysis.probes import best_site as best_site
     from vpanalysis.probes import compare_probes as compare_probes
     from vpanalysis.probes import probe_controls as probe_controls

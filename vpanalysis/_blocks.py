@@ -22,9 +22,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from vpanalysis._manifest import write_json
+from vpanalysis._trouble import storing
 from vpanalysis.errors import RunError
 
-__all__ = ["LOCK_NAME", "finished_blocks", "marker", "read_marker", "sweep", "write_marker", "writing"]
+__all__ = [
+    "LOCK_NAME",
+    "finished",
+    "finished_blocks",
+    "forget",
+    "marker",
+    "read_marker",
+    "sweep",
+    "write_marker",
+    "writing",
+]
 
 LOCK_NAME = "run.lock"
 _BLOCKS = "blocks"
@@ -42,7 +53,7 @@ def writing(folder: Path) -> Iterator[None]:
     Raises
     ------
     RunError
-        If another process, or another thread of this one, writes it.
+        If another process, or another thread of this one, writes it, or it may not be written at all.
     """
     name = str(folder.resolve())
     with _guard:
@@ -50,7 +61,9 @@ def writing(folder: Path) -> Iterator[None]:
             raise _busy(folder, f"this process ({os.getpid()})")
         _mine.add(name)
     try:
-        with (folder / LOCK_NAME).open("a+", encoding="utf-8") as handle:
+        with storing(folder, "the lock"):
+            opened = (folder / LOCK_NAME).open("a+", encoding="utf-8")
+        with opened as handle:
             if not _lock(handle):
                 handle.seek(0)
                 raise _busy(folder, handle.read(200).strip() or "another process")
@@ -133,9 +146,20 @@ def read_marker(folder: Path, block: int) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) and facts.get("block") == block else None
 
 
+def finished(folder: Path, count: int) -> dict[int, dict[str, Any]]:
+    """Return what is known of those of the blocks 0..count-1 that have a marker."""
+    found = ((block, read_marker(folder, block)) for block in range(count))
+    return {block: facts for block, facts in found if facts is not None}
+
+
 def finished_blocks(folder: Path, count: int) -> list[int]:
     """Return which of the blocks 0..count-1 have a marker."""
-    return [block for block in range(count) if read_marker(folder, block) is not None]
+    return list(finished(folder, count))
+
+
+def forget(folder: Path, block: int) -> None:
+    """Declare a block unfinished, so that it is done again; only the writer may call this."""
+    marker(folder, block).unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

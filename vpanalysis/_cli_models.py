@@ -16,7 +16,8 @@ _VERIFY = (
     "\b\nExamples:\n"
     "  vpanalysis verify ./AF3_PCLM_DPO  # would it load, and on what evidence?\n"
     "  vpanalysis verify IHP-Lab/AF3_PCLM_DPO --revision 37b7e1f --tensors\n"
-    "  vpanalysis verify mini --json | jq '.assumptions'"
+    "  vpanalysis verify mini --json | jq '.assumptions'\n"
+    "  vpanalysis verify mini --dtype-check --limit 200  # does bfloat16 answer as float32 does?"
 )
 _CONVERT = (
     "\b\nExamples:\n"
@@ -50,17 +51,39 @@ def verify(
     fields: Fields = None,
     rename: Renames = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="A row for every tensor, not for every part.")] = False,
+    dtype_check: Annotated[
+        bool, typer.Option("--dtype-check", help="Instead load it, and compare bfloat16 with float32 on items.")
+    ] = False,
+    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="With --dtype-check: the items.")] = "mini",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="With --dtype-check: at most so many.")] = 100,
+    dtype: Annotated[str, typer.Option("--dtype", help="With --dtype-check: bfloat16 or float16.")] = "bfloat16",
+    device_map: Annotated[str | None, typer.Option("--device-map", help="With --dtype-check: as in 'run'.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also keep the result, as JSON.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a checkpoint holds, and whether it would load.
 
     Reads configuration files and headers, no weights. Shows the part and the place of every tensor, what was inferred
-    and from what, and what stays an assumption. Exits with code 2, and the reason, when it would not load.
+    and from what, and what stays an assumption. Exits with code 2, and the reason, when it would not load. With
+    --dtype-check the weights are loaded, and answers in bfloat16 are compared with those in float32.
     """
     from vpanalysis.errors import ModelError
     from vpanalysis.models.checkpoint.verification import verify as call
 
+    if dtype_check:
+        from vpanalysis.precision import dtype_check as compare
+
+        made = compare(
+            source, benchmark, dtype=dtype, limit=limit, revision=revision, pclm=_fields(fields) or None,
+            rename=_pairs(rename, "--rename") or None, device_map=device_map, progress=not as_json,
+        )  # fmt: skip
+        if out is not None:
+            made.save(out)
+        if as_json:
+            _console.emit(made.to_dataframe(), as_json=True, title=f"{dtype} against float32: {source}")
+        else:
+            print(made)
+        return
     found = call(source, revision=revision, pclm=_fields(fields), rename=_pairs(rename, "--rename"))
     if out is not None:
         found.save(out)

@@ -54,6 +54,9 @@ def probe(
     adjusted: Annotated[
         bool, typer.Option("--adjusted", help="Also p values adjusted over sites, from 199 shuffles or more.")
     ] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop-nonfinite", help="Leave out items whose states are NaN or infinite.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the curves to this file (png, pdf, svg).")] = (
         None
     ),
@@ -69,7 +72,7 @@ def probe(
 
     result = vp.probe_layers(
         vp.open_run(run), target, tasks=tasks, sites=sites, group_by=group_by, n_splits=folds, estimator=estimator,
-        shuffles=shuffles, adjusted=adjusted, progress=not quiet,
+        shuffles=shuffles, adjusted=adjusted, nonfinite="drop" if drop else "raise", progress=not quiet,
     )  # fmt: skip
     columns = ["task", "site", "reducer", "accuracy", "low", "high", "chance", "majority", "p", "n", "n_groups", "note"]
     columns[2:2] = ["target"] if target == "both" else []

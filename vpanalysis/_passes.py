@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from vpanalysis._predictions import Answer
 from vpanalysis.benchmark.audio import SAMPLE_RATE, duration_of
 from vpanalysis.capture.audio_cache import AudioCache, CachedClip
-from vpanalysis.capture.recorder import Recorder, States
+from vpanalysis.capture.recorder import WHOLE, Recorder, States
 from vpanalysis.capture.reducers import Plan, Spans
 from vpanalysis.capture.sites import Clock, clock_of, group_of
 from vpanalysis.errors import AudioError
@@ -300,7 +300,7 @@ class Passes:
         clips, states = self._run_encoder([wave], [Heard("silence", samples)])
         if self.llm.answers:
             states |= self._forward(self.llm.prepare([item], None, self.template, encoded=clips))[1]
-        widths = {site: int(np.shape(value[0])[-1]) for (site, _), value in states.items()}
+        widths = {site: int(np.shape(value[0])[-1]) for (site, key), value in states.items() if key != WHOLE}
         full = sum(self._layout([Heard("window", int(self.llm.max_seconds * SAMPLE_RATE))]).kept_frames[0])
         frame = sum(t.shape[-1] * t.element_size() for t in clips[0].streams.values())
         fixed = sum(4 * r.vectors * widths[site] for site, kept in self._encoder_plan.items() for r in kept)

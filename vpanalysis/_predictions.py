@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vpanalysis import _blocks
 from vpanalysis._calibrated import COLUMN
 from vpanalysis.benchmark.items import ITEM_COLUMNS, Item
 from vpanalysis.benchmark.parsing import parse_answer
+from vpanalysis.capture.store import MEND
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
@@ -125,7 +129,7 @@ def block_path(folder: Path, block: int) -> Path:
     return folder / "predictions" / f"{block:05d}.parquet"
 
 
-def write_predictions(folder: Path, block: int, items: Sequence[Item], answers: Sequence[Answer]) -> None:
+def write_predictions(folder: Path, block: int, items: Sequence[Item], answers: Sequence[Answer]) -> str:
     """Write the rows of one block, whole or not at all.
 
     Parameters
@@ -136,6 +140,11 @@ def write_predictions(folder: Path, block: int, items: Sequence[Item], answers: 
     items : sequence of Item
     answers : sequence of Answer
         One an item.
+
+    Returns
+    -------
+    str
+        CRC-32 of the file (hex), for the block's marker.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -145,10 +154,17 @@ def write_predictions(folder: Path, block: int, items: Sequence[Item], answers: 
     path = block_path(folder, block)
     path.parent.mkdir(exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    pq.write_table(table, part, compression="zstd", write_page_checksum=True)
-    with part.open("rb") as handle:
-        os.fsync(handle.fileno())
-    part.replace(path)
+    try:
+        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
+        with part.open("rb") as handle:
+            os.fsync(handle.fileno())
+            checksum = f"{zlib.crc32(handle.read()):08x}"
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    return checksum
 
 
 def read_predictions(folder: Path, blocks: Sequence[int]) -> pd.DataFrame:
@@ -167,12 +183,18 @@ def read_predictions(folder: Path, blocks: Sequence[int]) -> pd.DataFrame:
     for block in blocks:
         path = block_path(folder, block)
         try:
-            tables.append(pq.read_table(path, page_checksum_verification=True, partitioning=None))
+            data = path.read_bytes()
+            # Pages have checksums of their own, but the footer of a parquet file has none.
+            promised = (_blocks.read_marker(folder, block) or {}).get("predictions_crc32")
+            if promised is not None and f"{zlib.crc32(data):08x}" != promised:
+                raise OSError("the file's checksum does not agree with the block's marker")
+            tables.append(pq.read_table(pa.BufferReader(data), page_checksum_verification=True, partitioning=None))
         except (OSError, pa.ArrowException) as error:
             raise RunError(
                 f"cannot read {str(path)!r}",
-                found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-                fix="delete the marker of this block in the folder 'blocks' and run again; only that block is redone",
+                found=f"damaged data in block {block} "
+                f"({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+                fix=MEND,
             ) from error
     # Blocks of an older version may lack a column, which is empty there.
     table = pa.concat_tables(tables, promote_options="default") if tables else _schema().empty_table()

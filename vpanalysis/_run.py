@@ -16,6 +16,7 @@ Worked example::
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from vpanalysis import _blocks, _manifest
 from vpanalysis._calibrated import COLUMN
+from vpanalysis._finite import finite_rows, sentence, tabled
 from vpanalysis._html import html_table, text_table
 from vpanalysis._predictions import agreement_table, bias_table, export_jsonl, read_predictions, recorded_kinds
 from vpanalysis.errors import RunError
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from vpanalysis._integrity import Integrity
     from vpanalysis.capture.store import ActivationStore
 
 __all__ = ["STORE_NAME", "Run"]
@@ -58,7 +61,8 @@ class Run:
         self.path = Path(path)
         self.manifest: dict[str, Any] = _manifest.read_manifest(self.path)
         self.name = self.path.resolve().name
-        self._finished = _blocks.finished_blocks(self.path, self.n_blocks)
+        self._markers = _blocks.finished(self.path, self.n_blocks)
+        self._finished = list(self._markers)
 
     @property
     def n_items(self) -> int:
@@ -187,6 +191,80 @@ class Run:
             states = states[self._rows]
         return states.astype(np.float32, copy=False)
 
+    @cached_property
+    def nonfinite(self) -> pd.DataFrame:
+        """Sites at which states are not finite, counted while they were recorded; empty when none are.
+
+        Columns ``site``; ``items``, how many items are concerned, and of these ``nan``, ``infinite``, and ``clipped``
+        (finite, but beyond what a float16 store holds). Blocks of versions that did not count are not in it.
+        """
+        return tabled(self._markers.values(), self.sites)
+
+    @property
+    def nonfinite_note(self) -> str:
+        """One sentence on `nonfinite`; empty when there is nothing to say."""
+        return sentence(self.nonfinite, str(self.manifest["model"].get("dtype")))
+
+    def finite(self, sites: str | Sequence[str] | None = None) -> NDArray[np.bool_]:
+        """Return which items have nothing but finite states, to leave the others out by request.
+
+        Parameters
+        ----------
+        sites : str or sequence of str, optional
+            Names of the sites that matter; all recorded ones by default.
+
+        Returns
+        -------
+        array of bool, shape (item,)
+            In the order of `predictions`; False for failed items, which have no states. Only sites that `nonfinite`
+            names are read. Padding behind the end of a clip's ``frames`` is not looked at.
+
+        Raises
+        ------
+        RunError
+            If a site was not recorded, or stored data are damaged.
+        """
+        wanted = self.sites if sites is None else [sites] if isinstance(sites, str) else list(sites)
+        keep = (self.predictions["status"] != "failed").to_numpy(dtype=bool, copy=True)
+        counted = all("nonfinite" in facts for facts in self._markers.values())
+        named = set(self.nonfinite.loc[self.nonfinite["nan"] + self.nonfinite["infinite"] > 0, "site"])
+        for site in wanted:
+            kept = self.reducers(site)
+            if counted and site not in named:
+                continue
+            for reducer in ["mean"] if site == "options" else [r for r in kept if r != "none"]:
+                states = self.states(site, reducer)
+                if site == "options":
+                    offered = [len(choices) for choices in self.predictions["choices"]]
+                    states = np.where(np.arange(states.shape[1])[None, :] < np.array(offered)[:, None], states, 0.0)
+                keep &= finite_rows(states, frames=reducer == "frames")
+        return keep
+
+    def verify(self, *, redo: bool = False, progress: bool = False) -> Integrity:
+        """Read everything that is stored against its checksums, and name the blocks that are damaged.
+
+        Parameters
+        ----------
+        redo : bool
+            Declare damaged blocks unfinished, so that the next call of `run` with the same settings makes exactly these
+            again. The damaged files stay until then.
+        progress : bool
+            Show a bar.
+
+        Returns
+        -------
+        Integrity
+            With ``ok``, the damaged ``blocks``, and a table of files.
+
+        Raises
+        ------
+        RunError
+            With `redo`, if someone is writing the Run, or its folder may not be written.
+        """
+        from vpanalysis._integrity import check
+
+        return check(self, redo=redo, progress=progress)
+
     def _options(self) -> NDArray[np.float32]:
         rows = [np.asarray([] if v is None else v, dtype=np.float32) for v in self.predictions["option_logprobs"]]
         out = np.full((len(rows), max((len(c) for c in self.predictions["choices"]), default=0)), np.nan, np.float32)
@@ -291,6 +369,8 @@ class Run:
         title += f"{len(self._rows)} of {self.n_items} items" + ("" if self.is_complete else " (unfinished)")
         used = int(table[COLUMN].sum())
         note = f"{used} of these items calibrated the model, and scores leave them out; " if used else ""
+        bad = self.nonfinite_note
+        note += f"{bad}; " if bad else ""
         note += f"{len(self.sites)} sites recorded" + ("" if self.answers else " of an encoder that answers nothing")
         note += f"; made by vpanalysis {made['code']['version']} in {str(self.path)!r}"
         return pd.DataFrame(rows), title, note

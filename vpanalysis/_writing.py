@@ -15,20 +15,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from vpanalysis import _blocks, _manifest
 from vpanalysis._calibrated import calibration_facts
-from vpanalysis._predictions import block_path, write_predictions
+from vpanalysis._finite import count
+from vpanalysis._predictions import Answer, block_path, write_predictions
 from vpanalysis._run import STORE_NAME, Run
 from vpanalysis._space import check_space
+from vpanalysis._trouble import storing
 from vpanalysis.benchmark.parsing import PARSER_VERSION
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
+    from vpanalysis._finite import Counts
     from vpanalysis._passes import Heard, Passes
     from vpanalysis.benchmark.items import Benchmark, Item
     from vpanalysis.benchmark.prompts import PromptTemplate
+    from vpanalysis.capture.recorder import States
     from vpanalysis.capture.reducers import Plan
     from vpanalysis.capture.store import ActivationStore, Variable
     from vpanalysis.models.facade import AudioLLM
@@ -42,6 +47,7 @@ __all__ = [
     "describe",
     "finished_already",
     "release",
+    "write_block",
     "write_blocks",
 ]
 
@@ -193,13 +199,14 @@ def write_blocks(folder: Path, passes: Passes, bench: Benchmark, progress: bool)
 
     variables = layout(passes.plan, sizes.widths, passes.longest(bench))
     passes.cache = check_space(folder, passes, bench, variables, manifest, sizes.cache_bytes_per_window, progress)
-    store = _open_store(folder, variables, passes, bench, manifest)
+    with storing(folder, "the store"):
+        store = _open_store(folder, variables, passes, bench, manifest)
     blocks = list(bounds(len(bench), size))
     todo = []
     for number in range(len(blocks)):
         if not _is_whole(folder, store, number):
             # A marker without its data is worse than none.
-            _blocks.marker(folder, number).unlink(missing_ok=True)
+            _blocks.forget(folder, number)
             todo.append(number)
     done = sum(blocks[n][1] - blocks[n][0] for n in range(len(blocks)) if n not in set(todo))
     label = f"{passes.llm.name} on {bench.name}"
@@ -207,18 +214,43 @@ def write_blocks(folder: Path, passes: Passes, bench: Benchmark, progress: bool)
     with tqdm(total=len(bench), initial=done, desc=label, unit="item", disable=not progress) as bar:
         for number, (items, heard) in zip(todo, ahead(passes, bench, [blocks[n] for n in todo]), strict=True):
             answers, states = passes.block(items, heard)
-            store.write(number, states)
-            write_predictions(folder, number, items, answers)
             facts = {
                 "items": len(items),
                 "failed": sum(answer.reason is not None for answer in answers),
                 "batch_size": passes.batch_size,
                 "device": str(passes.llm.device),
                 "code": code,
+                "nonfinite": _nonfinite(answers, states, manifest),
             }
-            _blocks.write_marker(folder, number, facts)
+            write_block(folder, store, number, items, answers, states, facts)
             release(items)
             bar.update(len(items))
+
+
+def write_block(
+    folder: Path,
+    store: ActivationStore,
+    number: int,
+    items: Sequence[Item],
+    answers: Sequence[Answer],
+    states: States,
+    facts: dict[str, Any],
+) -> None:
+    """Put one block on disk: states, predictions, and last the marker that declares it finished."""
+    with storing(folder, f"block {number}"):
+        store.write(number, states)
+        checksum = write_predictions(folder, number, items, answers)
+        _blocks.write_marker(folder, number, {**facts, "predictions_crc32": checksum})
+
+
+def _nonfinite(answers: Sequence[Answer], states: States, manifest: Mapping[str, Any]) -> Counts:
+    """Count the items of a block whose states are not finite, by site."""
+    return count(
+        states,
+        np.array([answer.reason is None for answer in answers]),
+        clipping=manifest["store_dtype"] == "float16",
+        options=[answer.option_logprobs for answer in answers] if manifest["model"].get("answers", True) else None,
+    )
 
 
 def ahead(

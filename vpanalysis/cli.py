@@ -17,8 +17,11 @@ Worked example::
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -28,6 +31,7 @@ from vpanalysis import (
     __version__,
     _cli_attribution,
     _cli_calibrate,
+    _cli_check,
     _cli_figures,
     _cli_mini,
     _cli_models,
@@ -178,6 +182,7 @@ def run(
 
 
 _cli_mini.register(app)
+_cli_check.register(app)
 _cli_calibrate.register(app)
 _cli_models.register(app)
 _cli_probes.register(app)
@@ -346,13 +351,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises
     ------
     SystemExit
-        Always: 0 when all went well, 2 for bad input, 1 for anything unexpected, 130 when interrupted; 3 and 4 are
+        Always: 0 when all went well, 2 for bad input, 1 for anything unexpected, 130 when interrupted, 143 when
+        terminated; 3 and 4 are
         ``figures``' own.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    sys.exit(_run(cast("Callable[..., Any]", app), words, debug))
+    with _leaving_tidily():
+        code = _run(cast("Callable[..., Any]", app), words, debug)
+    sys.exit(code)
+
+
+@contextmanager
+def _leaving_tidily() -> Iterator[None]:
+    """Let a signal that asks to end be an exit, so that temporary files are removed; only where nobody else cares."""
+    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    mine = threading.current_thread() is threading.main_thread()
+    changed = [name for name in names if mine and signal.getsignal(name) is signal.SIG_DFL]
+    for name in changed:
+        signal.signal(name, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for name in changed:
+            signal.signal(name, signal.SIG_DFL)
 
 
 def _run(call: Callable[..., Any], words: list[str], debug: bool) -> int:

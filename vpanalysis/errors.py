@@ -20,7 +20,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["AudioError", "ModelError", "RunError", "SchemaError", "VPError", "did_you_mean"]
+__all__ = ["AudioError", "ModelError", "NonFiniteWarning", "RunError", "SchemaError", "VPError", "did_you_mean"]
 
 _LONGEST = 200
 """Most letters of a word that may have been mistyped."""
@@ -87,3 +87,7 @@ class ModelError(VPError):
 
 class RunError(VPError):
     """A Run folder cannot be written, resumed or read."""
+
+
+class NonFiniteWarning(UserWarning):
+    """States that were recorded are NaN or infinite, or were clipped to fit into a float16 store."""

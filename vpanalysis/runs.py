@@ -28,6 +28,7 @@ Worked example::
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ from tqdm.auto import tqdm
 from vpanalysis import _blocks
 from vpanalysis._run import Run
 from vpanalysis._space import say
+from vpanalysis._trouble import storing
 from vpanalysis._writing import (
     adopt,
     ahead,
@@ -50,7 +52,7 @@ from vpanalysis._writing import (
     write_blocks,
 )
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
-from vpanalysis.errors import RunError
+from vpanalysis.errors import NonFiniteWarning, RunError
 
 if TYPE_CHECKING:
     from vpanalysis.benchmark.items import Benchmark
@@ -138,7 +140,7 @@ def run(
     max_new_tokens : int
         Of a reply.
     store_dtype : {"float32", "float16"}
-        Of the activations on disk. float16 halves the bytes, rounds, and clips to +-65504.
+        Of the activations on disk. float16 halves the bytes, rounds, and clips to +-65504; what was clipped is counted.
 
     Returns
     -------
@@ -148,8 +150,13 @@ def run(
     Raises
     ------
     RunError
-        If `out` holds something else or another Run, someone is writing it, the disk is too small, or an encoder that
-        answers nothing is asked for replies.
+        If `out` holds something else or another Run, someone is writing it, the disk is too small or may not be
+        written, or an encoder that answers nothing is asked for replies.
+
+    Warns
+    -----
+    NonFiniteWarning
+        If recorded states are NaN or infinite, or were clipped; see `Run.nonfinite`.
 
     Notes
     -----
@@ -172,29 +179,35 @@ def run(
         )
     folder = Path(out)
     plan = make_plan(llm.sites, sites, reducers)
-    asked = describe(
-        llm, bench, plan, template, block_size, batch_size,
-        generate={"max_new_tokens": max_new_tokens, "decoding": "greedy"} if generate else None,
-        text_scores=text_scores, store_dtype=store_dtype,
-    )  # fmt: skip
+    with storing(folder):
+        asked = describe(
+            llm, bench, plan, template, block_size, batch_size,
+            generate={"max_new_tokens": max_new_tokens, "decoding": "greedy"} if generate else None,
+            text_scores=text_scores, store_dtype=store_dtype,
+        )  # fmt: skip
     found = finished_already(folder, asked) if not force else None
     if found is not None:
         say(progress, f"{folder}: found finished, {found.n_items} items")
         return found
-    check_target(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _blocks.writing(folder):
+    with storing(folder, "anything"):
+        check_target(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    with storing(folder), _blocks.writing(folder):
         # Again under the lock: another process may have finished it meanwhile, or started something else.
         check_target(folder)
-        if force:
-            clear(folder)
-        adopt(folder, asked)
+        with storing(folder, "the manifest"):
+            if force:
+                clear(folder)
+            adopt(folder, asked)
         passes = Passes(
             llm, template, plan, _cache(cache, llm), batch_size=batch_size, generate=generate,
             text_scores=text_scores, max_new_tokens=max_new_tokens,
         )  # fmt: skip
         write_blocks(folder, passes, bench, progress)
-    return Run(folder)
+    made = Run(folder)
+    if len(made.nonfinite):
+        warnings.warn(f"Run {made.name!r}: {made.nonfinite_note}", NonFiniteWarning, stacklevel=2)
+    return made
 
 
 def encode_clips(

@@ -18,6 +18,7 @@ What it cannot show: that a compressed file without a count of its samples was c
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,7 +29,7 @@ import numpy.typing as npt
 from vpanalysis._untrusted import open_regular
 from vpanalysis.errors import AudioError
 
-__all__ = ["MAX_SECONDS", "RATES", "check_length", "decoded", "header_of", "read_clip", "reason_of"]
+__all__ = ["MAX_SECONDS", "RATES", "check_length", "decoded", "header_of", "not_the_clip", "read_clip", "reason_of"]
 
 MAX_SECONDS = 3600.0
 """Longest clip that is decoded (s), unless the environment variable ``VPANALYSIS_MAX_CLIP_S`` says otherwise."""
@@ -142,6 +143,7 @@ def read_clip(path: Path, label: str) -> bytes:
         ) from error
     # A path with a NUL byte, as broken tables hold them, is a ValueError.
     except (OSError, ValueError) as error:
+        not_the_clip(error)
         raise AudioError(f"cannot read the audio {label!r}", found=reason_of(error)) from error
 
 
@@ -157,6 +159,12 @@ def header_of(handle: BinaryIO, label: str) -> Any:
         return soundfile.info(handle)
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise _undecodable(error, label) from error
+
+
+def not_the_clip(error: Exception) -> None:
+    """Raise an error again that is the process's and not the clip's: no item is marked failed for good by it."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        raise error
 
 
 def reason_of(error: Exception) -> str:

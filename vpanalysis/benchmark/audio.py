@@ -34,7 +34,16 @@ import numpy as np
 import numpy.typing as npt
 
 from vpanalysis._untrusted import open_regular
-from vpanalysis.benchmark._sound_files import MAX_SECONDS, RATES, check_length, decoded, header_of, read_clip, reason_of
+from vpanalysis.benchmark._sound_files import (
+    MAX_SECONDS,
+    RATES,
+    check_length,
+    decoded,
+    header_of,
+    not_the_clip,
+    read_clip,
+    reason_of,
+)
 from vpanalysis.errors import AudioError
 
 __all__ = [
@@ -184,6 +193,7 @@ class FileAudio:
         try:
             stat = self.path.stat()
         except (OSError, ValueError) as error:
+            not_the_clip(error)
             raise AudioError(f"cannot read the audio {str(self.path)!r}", found=reason_of(error)) from error
         return _file_sha256(str(self.path.absolute()), stat.st_size, stat.st_mtime_ns)
 
@@ -216,6 +226,7 @@ def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
         with open_regular(Path(path)) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
+        not_the_clip(error)
         raise AudioError(f"cannot read the audio {path!r}", found=reason_of(error)) from error
 
 

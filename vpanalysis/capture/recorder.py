@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
     from vpanalysis.capture._pooling import Pooling
 
-__all__ = ["Recorder", "States", "tensor_of"]
+__all__ = ["WHOLE", "Recorder", "States", "tensor_of"]
+
+WHOLE = "all positions"
+"""In place of a reducer's key: 0, infinity or NaN, whichever a float16 state holds that is kept at its end only."""
 
 States = dict[tuple[str, str], Any]
 """Reduced states by (site, reducer key): float32 arrays (item, [segment,] feature), lists of arrays for ``frames``."""
@@ -128,6 +131,8 @@ class Recorder:
         return keep
 
     def _keep(self, site: str, clock: Clock | None, state: torch.Tensor) -> None:
+        import torch
+
         if clock is not None and state.ndim == 2 and clock in self._spans:
             state = _rows(state, self._spans[clock].lengths)
         start = self._seen.get(site, 0)
@@ -151,6 +156,8 @@ class Recorder:
                 spans = spans.take(start, self._seen[site])
             self._poolings[place] = pooling_of(state, spans)
         pooling = self._poolings[place]
+        if state.dtype == torch.float16 and all(reducer.kind == "last" for reducer in self.plan[site]):
+            self._parts.setdefault((site, WHOLE), []).append(_overflow(state, pooling.spans))
         for reducer in self.plan[site]:
             self._parts.setdefault((site, reducer.key), []).append(reduce(state, pooling.spans, reducer, pooling))
 
@@ -193,6 +200,22 @@ class Recorder:
                 states[key] = np.concatenate([next(fetched) for _ in parts])
         self._forget()
         return states
+
+
+def _overflow(state: torch.Tensor, spans: Spans) -> torch.Tensor:
+    """Return for each item 0, or infinity or NaN where that is anywhere in its valid frames: float32, (item, 1).
+
+    Of a site where only the last position is kept, an overflow at an earlier one would otherwise first be seen as the
+    NaN that the next layer makes of it. Only float16 overflows in practice, so only float16 pays for looking.
+    """
+    import torch
+
+    valid = torch.from_numpy(spans.valid(int(state.shape[1]))).to(state.device)
+    # The sum of absolute values is infinite or NaN exactly when one of them is: float32 holds any sum of float16.
+    sums = torch.where(valid, state.abs().sum(dim=-1, dtype=torch.float32), 0.0).sum(dim=1)
+    worst = torch.where(sums.isfinite(), 0.0, sums)
+    owner = torch.tensor(spans.owner, device=state.device)
+    return torch.zeros(spans.items, device=state.device).index_add_(0, owner, worst)[:, None]
 
 
 def _rows(state: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:

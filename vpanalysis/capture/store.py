@@ -39,11 +39,13 @@ from vpanalysis.errors import RunError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ActivationStore", "Variable", "layout"]
+__all__ = ["MEND", "ActivationStore", "Variable", "layout"]
 
 _FORMAT = 1
 _NAME = re.compile(r"[\w-]+")
 _DTYPES = ("float32", "float16")
+MEND = "call verify(redo=True) of the Run, or 'vpanalysis check RUN --redo', and run again; only that block is redone"
+"""What to do about damaged data."""
 _UNITS = "activation (model units)"
 
 
@@ -217,7 +219,8 @@ class ActivationStore:
         items, block_size : int
             The last block may be shorter.
         dtype : {"float32", "float16"}
-            float32 keeps what the hooks computed; float16 halves the bytes and clips to +-65504.
+            float32 keeps what the hooks computed; float16 halves the bytes and clips finite values to
+            +-65504.
         streams : sequence of str, optional
             Names of the gate's streams.
         frame_seconds : mapping, optional
@@ -268,7 +271,10 @@ class ActivationStore:
         for name, values in coordinates.items():
             labels[name] = (("item",), np.array(list(values), dtype=np.dtypes.StringDType()))
         for name, (dims, data) in labels.items():
-            group.create_array(name, data=data, chunks=data.shape, dimension_names=dims)
+            group.create_array(
+                name, data=data, chunks=data.shape, dimension_names=dims,
+                compressors=[ZstdCodec(level=1), Crc32cCodec()],
+            )  # fmt: skip
         return cls(path)
 
     @property
@@ -308,8 +314,13 @@ class ActivationStore:
         return self.path / variable.name / ".".join(["c", str(block), *("0" for _ in variable.shape)])
 
     def has_block(self, block: int) -> bool:
-        """Return whether every variable has the file of this block."""
-        return all(self._shard(v, block).is_file() for v in self.variables)
+        """Return whether every variable has the file of this block, and something in it."""
+        return all(self._shard(v, block).is_file() and not self._is_empty(v, block) for v in self.variables)
+
+    def _is_empty(self, variable: Variable, block: int) -> bool:
+        """Whether a file is there without content, as a loss of power leaves it; zarr may read that as missing."""
+        shard = self._shard(variable, block)
+        return shard.is_file() and not shard.stat().st_size
 
     def write(self, block: int, states: Mapping[tuple[str, str], Any]) -> None:
         """Write all states of one block, whole; one writer a block.
@@ -347,7 +358,8 @@ class ActivationStore:
                     )
             array = self._array(v.name)
             if array.dtype == np.float16:
-                rows = np.clip(rows, -65504, 65504)
+                # What is infinite stays so: a clipped infinity would pass for a number.
+                rows = np.where(np.isinf(rows), rows, np.clip(rows, -65504, 65504))
             array[start:stop] = rows.astype(array.dtype, copy=False)
 
     def keys(self) -> list[tuple[str, str]]:
@@ -373,6 +385,8 @@ class ActivationStore:
         variable, number = self._where[site, reducer]
         array = self._array(variable.name)
         try:
+            if any(self._is_empty(variable, block) for block in range(-(-self.items // self.block_size))):
+                raise OSError("an empty file")
             states: NDArray[Any] = array[:, number] if variable.sites else array[:]
         except (ValueError, OSError, RuntimeError) as error:
             raise self._damage(variable, number, error) from error
@@ -384,16 +398,64 @@ class ActivationStore:
         for block in range(-(-self.items // self.block_size)):
             start, stop = self._bounds(block)
             try:
+                if self._is_empty(variable, block):
+                    raise OSError("an empty file")
                 _ = array[start:stop, number] if variable.sites else array[start:stop]
             except (ValueError, OSError, RuntimeError):
                 bad.append(block)
         named = ", ".join(str(b) for b in bad) or "?"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _first_line(error)
         return RunError(
             f"cannot read {variable.name!r} of {str(self.path)!r}",
             found=f"damaged data in block {named} ({reason})",
-            fix="delete the marker of this block in the folder 'blocks' and run again; only that block is redone",
+            fix=MEND,
         )
+
+    def damage(self, block: int) -> list[tuple[str, str]]:
+        """Read everything of one block against its checksums.
+
+        Parameters
+        ----------
+        block : int
+
+        Returns
+        -------
+        list of (str, str)
+            Name of a damaged file, relative to the store, and what is wrong with it; empty where all is well.
+        """
+        start, stop = self._bounds(block)
+        found = []
+        for v in self.variables:
+            array, shard = self._array(v.name), self._shard(v, block)
+            try:
+                if not shard.is_file():
+                    raise OSError("no such file")
+                if self._is_empty(v, block):
+                    raise OSError("an empty file")
+                # Site by site, and frames item by item: a block of them may be larger than the memory.
+                step = 1 if v.reducer == "frames" else stop - start
+                for first in range(start, stop, step):
+                    for number in range(len(v.sites) or 1):
+                        _ = array[first : first + step, number] if v.sites else array[first : first + step]
+            except Exception as error:  # whatever a codec makes of broken bytes
+                found.append((shard.relative_to(self.path).as_posix(), _first_line(error)))
+        return found
+
+    def damaged_labels(self) -> list[tuple[str, str]]:
+        """Read the labels of items, sites and frames against their checksums; return as `damage` does."""
+        found = []
+        ours = {v.name for v in self.variables}
+        try:
+            names = sorted(str(name) for name in self._group.array_keys())
+        except Exception as error:
+            return [("zarr.json", _first_line(error))]
+        for name in names:
+            if name not in ours:
+                try:
+                    _ = self._group[name][:]
+                except Exception as error:
+                    found.append((name, _first_line(error)))
+        return found
 
     def dataset(self) -> xr.Dataset:
         """Return everything as a lazily loaded xarray Dataset."""
@@ -416,3 +478,7 @@ class ActivationStore:
         labelled: xr.Dataset = data[ours].drop_vars(list(data.coords)).assign_coords(labels)
         labelled.attrs = {"block_size": self.block_size}
         return labelled
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

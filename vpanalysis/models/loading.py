@@ -47,6 +47,7 @@ BERT_TOKENIZER = "google/bert_uncased_L-4_H-512_A-8"
 BERT_VOCABULARY = 30_522
 """Its size."""
 
+_CONVERTER, _CONVERTED = "SFconvertbot", "Adding `safetensors` variant of this model"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -308,16 +309,33 @@ def _load_stock(
             state = {record.name: LazyTensor(record) for record in stock_inventory(folder).tensors}
             model, report = _from_state(folder, family.load_class(), config, state, options)
         else:
-            # Weights in other formats only, of which the Hub may keep a conversion: Hugging Face looks for it, if the
-            # revision is "main" in so many letters.
+            # Weights in other formats only, of which the Hub may keep a conversion. Hugging Face's loader would look
+            # for it too, but where there is none order one, from a service that is told the user's token.
             model, report = family.load_class().from_pretrained(
-                label, config=config, revision=revision or "main", use_safetensors=True, output_loading_info=True,
+                label, config=config, revision=revision or _kept_conversion(label), use_safetensors=True,
+                output_loading_info=True,
                 ignore_mismatched_sizes=True, **options,
             )  # fmt: skip
     except (OSError, ValueError, RuntimeError) as error:
         raise _hub_error(label, error) from error
     _check_report(label, _without_beside(family, report))
     return model
+
+
+def _kept_conversion(repo: str) -> str:
+    """Return the revision of a Hub repository at which its current weights are safetensors, else ``"main"``."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "main"
+    api = HfApi()
+    for found in api.get_repo_discussions(repo, author=_CONVERTER, discussion_type="pull_request"):
+        if found.title == _CONVERTED and found.status == "open" and found.git_reference:
+            history = api.list_repo_commits(repo, revision=found.git_reference)
+            # One commit after what is there now, or it is a conversion of older weights.
+            if len(history) > 1 and history[1].commit_id == api.list_repo_commits(repo)[0].commit_id:
+                return str(found.git_reference)
+    return "main"
 
 
 def _stock_config(

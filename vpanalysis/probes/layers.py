@@ -30,6 +30,7 @@ from vpanalysis._saved import run_identity
 from vpanalysis.capture.sites import select_sites
 from vpanalysis.errors import RunError
 from vpanalysis.probes._intervals import accuracy_interval, difference_interval
+from vpanalysis.probes._left_out import NONFINITE, LeftOut
 from vpanalysis.probes.estimator import DEFAULT_C, ESTIMATORS, NETWORKS, SiteFit, fit_sites, single_thread
 from vpanalysis.probes.inputs import GROUP, TASK, Held, from_arrays, is_arrays, recorded
 from vpanalysis.probes.plans import Plan, choose_columns, make_plan, regression_interval
@@ -64,6 +65,7 @@ def probe_layers(
     C: float | Sequence[float] = DEFAULT_C,
     shuffles: int | None = None,
     adjusted: bool = False,
+    nonfinite: str = "raise",
     benchmark: Any = None,
     out: str | Path | None = None,
     random_state: int | None = 0,
@@ -111,6 +113,9 @@ def probe_layers(
         be trained anew; 0 for none.
     adjusted : bool
         Print p values that are adjusted for the number of sites; takes 199 shuffles or more.
+    nonfinite : {"raise", "drop"}
+        What to do about items whose states are NaN or infinite at any probed site: an error that names the site, or
+        leave them out of all sites; the result's notes say how many.
     benchmark : Benchmark or str, optional
         With it, `run` is a model.
     out : str or Path, optional
@@ -139,10 +144,14 @@ def probe_layers(
     :mod:`vpanalysis.probes.shuffles` for p values and their sources. ``q`` is Benjamini and Hochberg's, over tasks.
     """
     made = _checked(estimator, C, n_splits, shuffles, adjusted)
+    if nonfinite not in NONFINITE:
+        raise RunError("cannot probe", found=f"nonfinite={nonfinite!r}", allowed=NONFINITE, word=nonfinite)
     made |= {
         "group_by": group_by, "random_state": random_state, "reducer": reducer,
         "conditions": None if conditions is None else list(conditions),
     }  # fmt: skip
+    if nonfinite != "raise":
+        made["nonfinite"] = nonfinite
     if isinstance(run, tuple) and len(run) == 2 and benchmark is None:
         run, benchmark = run
     if is_arrays(run):
@@ -195,6 +204,10 @@ def _probed(
 ) -> ProbeResult:
     """Probe anything that is a Run by now."""
     chosen_sites = choose_sites(run.sites, sites)
+    left_out = None
+    if made.get("nonfinite") == "drop":
+        run = left_out = LeftOut(run, chosen_sites, lambda site, task: reducer_for(site, task, made["reducer"]))
+        made = {**made, "left_out": left_out.dropped["id"].tolist()}
     split = {"n_splits": made["n_splits"], "random_state": made["random_state"]}
     if columns is None:
         choose_columns([], target, made["group_by"], **split)  # bad arguments before any work
@@ -205,7 +218,7 @@ def _probed(
     if columns is None:
         flat = [items for group in tasks_by_kind for items in group]
         columns = choose_columns(flat, target, made["group_by"], **split)
-    out = _Tables(Held(run), chosen_sites, made)
+    out = _Tables(Held(run), chosen_sites, made, left_out)
     total = len(tasks_by_kind) * len(kinds) * len(chosen_sites)
     bar = tqdm(total=total, desc=f"probe {target}", unit="site", disable=not progress)
     with single_thread(), bar:
@@ -221,8 +234,8 @@ def _probed(
 class _Tables:
     """Rows of the result, as they come."""
 
-    def __init__(self, run: RunLike, sites: list[str], made: dict[str, Any]) -> None:
-        self.run, self.sites, self.made = run, sites, made
+    def __init__(self, run: RunLike, sites: list[str], made: dict[str, Any], left_out: LeftOut | None = None) -> None:
+        self.run, self.sites, self.made, self.left_out = run, sites, made, left_out
         self.order = {site: number for number, site in enumerate(run.sites)}
         self.table: list[dict[str, Any]] = []
         self.by_condition: list[dict[str, Any]] = []
@@ -237,6 +250,9 @@ class _Tables:
              "target": items.target, **plan.facts}
             for site in self.sites
         ]  # fmt: skip
+        told = self.left_out.note(items.task) if self.left_out is not None else ""
+        for row in rows if told else ():
+            row["note"] = "; ".join(filter(None, (row["note"], told)))
         if plan.folds:
 
             def read(site: str) -> NDArray[np.floating[Any]]:

@@ -285,6 +285,6 @@ def read_states(run: RunLike, site: str, reducer: str, rows: IntArray) -> tuple[
         raise RunError(
             f"cannot probe site {site!r} of run {run.name!r}",
             found=f"{int((~finite).sum())} items with infinite or missing states, the first is {bad!r}",
-            fix="record the run again, or leave the items out",
+            fix="record the run again, or leave the items out (probe_layers: nonfinite='drop')",
         )
     return cast("FloatArray", matrix), reducer
