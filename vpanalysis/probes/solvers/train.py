@@ -125,7 +125,7 @@ def train_many(
     steps = np.zeros((plan.sites, len(plan.folds), len(table)), dtype=np.int64)
     start = Start(recipe, numbers, classes, torch.float64 if dtype == "float64" else torch.float32, plan.device)
 
-    def work(sites: list[int], scaled: list[Scaled], fold: int) -> None:
+    def work(sites: list[int], scaled: list[Scaled] | list[Streamed], fold: int) -> None:
         used = np.flatnonzero(possible[fold])
         if not len(used):
             return
@@ -134,7 +134,7 @@ def train_many(
             table[used][:, train], allowed(fold)[used][:, train], held_out(members[train], recipe.holdout, fold),
             classes, start,
         )  # fmt: skip
-        rows = Rows([one.rows(fold) for one in scaled], start)
+        rows = Rows([one.rows(fold) for one in cast("list[Scaled]", scaled)], start)
         number = torch.full((len(sites), len(used)), recipe.max_steps, device=plan.device)
         if recipe.choose_steps and task.can_choose:
             number = Nets(rows, task, start).search()
