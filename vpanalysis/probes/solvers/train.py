@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from vpanalysis.errors import RunError
 from vpanalysis.probes.solvers._plan import Folds, Plan, Progress, checked_labels, fitable
 from vpanalysis.probes.solvers._scaling import Scaled
+from vpanalysis.probes.solvers._streamed import Streamed
 from vpanalysis.probes.solvers.networks import Nets, Recipe, Rows, Start, Task, held_out
 
 __all__ = ["MLPFits", "train_many"]
