@@ -50,7 +50,8 @@ def compact(
     if probabilities is not None:
         chance = np.take_along_axis(probabilities, predicted[:, None].astype(np.int64), 1)[:, 0].astype(np.float32)
     if predicted.dtype.kind != "f":
-        predicted = predicted.astype(np.result_type(*(np.min_scalar_type(v) for v in (-1, int(predicted.max())))))
+        # The smallest signed type that holds the largest number.
+        predicted = predicted.astype(np.min_scalar_type(-int(predicted.max(initial=0)) - 1))
     return predicted, chance
 
 

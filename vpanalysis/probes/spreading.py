@@ -19,6 +19,7 @@ side share some decisions of the solver, such as when it has the right precondit
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +111,9 @@ def spread(
         raise RunError(
             "cannot fit the probes with engine='ray'", found="no Ray", fix='pip install "vpanalysis[ray]"'
         ) from error
-    if not ray.is_initialized():
-        ray.init(address=where.address, log_to_driver=False, include_dashboard=False)
+    started = not ray.is_initialized()
+    if started:
+        _join(ray, where)
     at_once = where.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     source = getattr(run, "path", None)
     shared = ray.put((run if source is None else Path(source).resolve(), reducers, rows, sets, how))
@@ -140,6 +142,24 @@ def spread(
     finally:
         for left in running:
             ray.cancel(left)
+        if started:
+            ray.shutdown()
+
+
+def _join(ray: Any, where: Where) -> None:
+    """Join the cluster at the address, or start one on this machine, which nothing outside of it can reach."""
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    try:
+        if where.address is not None or os.environ.get("RAY_ADDRESS"):
+            ray.init(address=where.address, **quiet)
+        else:
+            cpus = max(os.cpu_count() or 1, where.workers or 1)
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise RunError(
+            "cannot reach a Ray cluster", found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            allowed="an address such as 'auto' or '10.0.0.1:6379', or none to start one",
+        ) from error  # fmt: skip
 
 
 def _task(shared: Any, sites: list[str]) -> list[tuple[int, SiteFit]]:
