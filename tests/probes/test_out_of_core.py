@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,6 @@ def test_some_rows_are_read_in_their_order_and_nothing_else_is(folder, tmp_path)
     np.testing.assert_array_equal(run.states("gate", rows=rows), run.states("gate")[rows])
     np.testing.assert_array_equal(run.states("encoder[1]", rows=np.array([], dtype=int)), whole[:0])
     # A block that is damaged hurts only those who read it.
-    import shutil
-
     copy = shutil.copytree(folder, tmp_path / "copy")
     shard = next((copy / "activations.zarr" / "encoder_mean").glob("c.2.*"))
     data = bytearray(shard.read_bytes())
@@ -78,17 +76,13 @@ def test_some_rows_are_read_in_their_order_and_nothing_else_is(folder, tmp_path)
 
 
 def test_rows_of_an_unfinished_run_are_counted_among_the_finished_ones(folder, tmp_path):
-    import shutil
-
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "blocks" / "00001.json").unlink()
     run = open_run(copy)
     assert len(run.predictions) == 224
-    rows = np.array([15, 16, 223])
+    rows, at = np.array([15, 16, 223]), [15, 32, 239]
     np.testing.assert_array_equal(run.states("encoder[0]", rows=rows), run.states("encoder[0]")[rows])
-    np.testing.assert_array_equal(
-        run.states("encoder[0]", rows=rows), open_run(folder).states("encoder[0]")[[15, 32, 239]]
-    )
+    np.testing.assert_array_equal(run.states("encoder[0]", rows=rows), open_run(folder).states("encoder[0]")[at])
 
 
 def test_a_site_that_cannot_be_held_is_read_by_its_rows(folder):
@@ -117,13 +111,13 @@ def test_a_site_that_cannot_be_held_is_read_by_its_rows(folder):
 
 @pytest.fixture
 def slices(monkeypatch):
-    """Slices of five rows; what was streamed is counted."""
+    """Slices of sixty rows; what was streamed is counted."""
     made = []
 
     class Counted(_streamed.Streamed):
         def __init__(self, states, folds):
             made.append(len(states))
-            super().__init__(states, folds, slice_bytes=8 * 7 * 5)
+            super().__init__(states, folds, slice_bytes=8 * 7 * 60)
 
     monkeypatch.setattr("vpanalysis.probes.solvers._plan.Streamed", Counted)
     return made
@@ -230,21 +224,20 @@ def test_draws_are_the_same_however_few_there_are_at_once(folder, monkeypatch):
 
 def test_memory_grows_with_a_site_and_not_with_their_number(script, tmp_path):
     """8,000 items x 256 features are 8 MB a site as float32; twelve sites are 98 MB, and 200 MB in float64."""
-    options = {"memory_gb": 0.02, "group_by": "speaker", "shuffles": 1, "n_splits": 2}
+    options = {"memory_gb": 0.02, "group_by": "speaker", "shuffles": 1, "n_splits": 2, "estimator": "ridge"}
     peak = {}
-    for items in (2000, 8000):
+    for items, some in ((2000, (12,)), (8000, (3, 12))):
         run = script.write_run(tmp_path / str(items), items, 12, 256)
-        for sites in (1, 12):
+        for sites in some:
             names = [f"encoder[{n}]" for n in range(sites)]
             peak[items, sites] = script.measure("probe_layers", run, **options, sites=names)["peak_mb"]
         peak[items, "score"] = script.measure("score", run)["peak_mb"]
     site = 8000 * 256 * 4 / 1e6
-    print(json.dumps({str(key): value for key, value in peak.items()}))
-    assert peak[8000, 12] - peak[8000, 1] < 4 * site
-    assert peak[2000, 12] - peak[2000, 1] < 4 * site
+    # Nine more sites are 74 MB as they are stored: less than half of that is what an allocator may do with the rest.
+    assert peak[8000, 12] - peak[8000, 3] < 4 * site, peak
     # Four times the items: the work of one site, some tables, and nothing that the other eleven would need.
-    assert peak[8000, 12] - peak[2000, 12] < 12 * site
-    assert peak[8000, "score"] - peak[2000, "score"] < 60
+    assert peak[8000, 12] - peak[2000, 12] < 12 * site, peak
+    assert peak[8000, "score"] - peak[2000, "score"] < 60, peak
 
 
 @pytest.mark.parametrize(
