@@ -1,7 +1,7 @@
 """The lowest supported versions, as pip constraints: written from pyproject.toml, and checked against it.
 
 ``python tests/lowest.py`` writes ``tests/lowest.txt``; ``tests/test_versions.py`` fails where the two have drifted.
-What is constrained is what the package needs and what its tests import; linters and stubs of types have no say in a run.
+What is constrained is what the package needs and what its tests import; linters and type stubs have no say in it.
 """
 
 from __future__ import annotations
