@@ -892,8 +892,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "shuffles-know-no-folds",
         "vpanalysis/probes/shuffles.py",
-        "return drawn if folds is None else _even(drawn, labels, folds, n)",
-        "return drawn[:n]",
+        "return drawn[:, which] if folds is None else _even(drawn, which, labels, folds, n)",
+        "return drawn[:n, which]",
         "shuffled speakers score below chance, and nothing is something",
         ("tests/probes/test_probe_shuffles.py",),
     ),

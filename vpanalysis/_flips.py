@@ -27,7 +27,8 @@ from vpanalysis.stats import FloatArray
 
 __all__ = ["flip_family"]
 
-_CHUNK = 1000
+_CHUNK, _BYTES = 1000, 6.4e7
+"""Patterns at a time, and what they may take: with every item a cluster of its own, clusters are many."""
 
 
 def flip_family(
@@ -89,6 +90,7 @@ def _patterns(count: int, exact: bool, draws: int, seed: int | None) -> Iterator
         yield np.asarray(1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1), dtype=np.float64)
         return
     rng = np.random.default_rng(seed)
-    for start in range(0, draws, _CHUNK):
-        signs = rng.integers(0, 2, size=(min(_CHUNK, draws - start), count))
+    step = max(1, min(_CHUNK, int(_BYTES / (16 * count))))
+    for start in range(0, draws, step):
+        signs = rng.integers(0, 2, size=(min(step, draws - start), count))
         yield np.asarray(1.0 - 2.0 * signs, dtype=np.float64)

@@ -145,7 +145,9 @@ class Run:
 
         return ActivationStore(self.path / STORE_NAME) if (self.path / STORE_NAME).is_dir() else None
 
-    def states(self, site: str, reducer: str = "mean") -> NDArray[np.float32]:
+    def states(
+        self, site: str, reducer: str = "mean", rows: NDArray[np.integer[Any]] | None = None
+    ) -> NDArray[np.float32]:
         """Return the states of one site over all items, in the order of `predictions`.
 
         Parameters
@@ -155,6 +157,8 @@ class Run:
         reducer : str
             ``"mean"``, ``"segments(6)"`` (or ``"segments"``, where only one number of parts was kept), ``"last"``,
             ``"frames"``. Not looked at for ``gate`` and ``options``.
+        rows : array, shape (row,), integer, optional
+            Only these rows of `predictions`, in this order, without reading the rest: a Run can be larger than memory.
 
         Returns
         -------
@@ -172,7 +176,7 @@ class Run:
 
         kept = [Reducer.parse(r) for r in self.reducers(site)]
         if site == "options":
-            return self._options()
+            return self._options() if rows is None else self._options()[rows]
         key = kept[0].key if site == "gate" else ""
         if not key and reducer == "segments" and sum(r.kind == "segments" for r in kept) == 1:
             key = next(r.key for r in kept if r.kind == "segments")
@@ -186,9 +190,12 @@ class Run:
             )
         if self._store is None:
             raise RunError(f"cannot read {site!r} of the Run {self.name!r}", found=f"no {STORE_NAME}")
-        states = self._store.read(site, key)
-        if not self.is_complete:
-            states = states[self._rows]
+        # Rows of this Run are items of the store; a Run that is read whole needs no list of them.
+        wanted = None if self.is_complete else self._rows
+        if rows is not None:
+            places = np.arange(self.n_items, dtype=np.int64) if wanted is None else wanted
+            wanted = places[np.asarray(rows)]
+        states = self._store.read(site, key, wanted)
         return states.astype(np.float32, copy=False)
 
     @cached_property

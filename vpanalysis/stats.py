@@ -71,6 +71,9 @@ Clusters = Mapping[str, ArrayLike]
 POWER = 0.8
 """Power at which a minimum detectable effect is stated."""
 
+_FLIP_BYTES = 6.4e7
+"""Of the signs that are there at once."""
+
 _FEW = 5
 _ASSUMED = 0.5
 """Below so many failures (or successes) the correlation within a cluster is taken to be at least so large."""
@@ -411,9 +414,9 @@ def sign_flip_test(
             signs = 1.0 - 2.0 * ((np.arange(2**k)[:, None] >> np.arange(k)) & 1)
             p = float(np.mean(np.abs(signs @ sums) >= threshold)) if k else 1.0
         else:
-            hits = 0
-            for start in range(0, draws, 1000):
-                signs = 1.0 - 2.0 * rng.integers(0, 2, size=(min(1000, draws - start), k))
+            hits, step = 0, max(1, min(1000, int(_FLIP_BYTES / (16 * max(k, 1)))))
+            for start in range(0, draws, step):
+                signs = 1.0 - 2.0 * rng.integers(0, 2, size=(min(step, draws - start), k))
                 hits += int(np.sum(np.abs(signs @ sums) >= threshold))
             p = (1 + hits) / (1 + draws)
         if worst is None or p > worst.p:

@@ -39,6 +39,9 @@ __all__ = [
 MEAN, OTHER, PROMPT, UNIFORM = "mean", "other task", "other prompt", "uniform"
 """Mixtures that a gate is set to, besides single streams."""
 
+_DRAWN_BYTES = 6.4e7
+"""Of the counts of bootstrap samples that are there at once."""
+
 
 def streams_of(llm: AudioLLM) -> tuple[str, ...]:
     """Return the names of a model's streams; :class:`RunError` without a mixer."""
@@ -139,11 +142,17 @@ def between_tasks(
         for k in range(len(names)):
             np.add.at(sums[:, k], codes, mixtures * member[k][:, None])
             np.add.at(sizes[:, k], codes, member[k])
-        times = rng.multinomial(count, np.full(count, 1.0 / count), size=draws).astype(np.float64)
-        total = times @ sizes
-        # A sample without a task says nothing about it.
-        total[total == 0] = np.nan
-        drawn.append((np.einsum("dc,cks->dks", times, sums) / total[..., None], count))
+        samples = []
+        # As many draws at a time as fit: with an item a cluster, all of 100,000 items would be gigabytes.
+        step = max(1, int(_DRAWN_BYTES / (8 * count)))
+        for start in range(0, draws, step):
+            size = min(step, draws - start)
+            times = rng.multinomial(count, np.full(count, 1.0 / count), size=size).astype(np.float64)
+            total = times @ sizes
+            # A sample without a task says nothing about it.
+            total[total == 0] = np.nan
+            samples.append(np.einsum("dc,cks->dks", times, sums) / total[..., None])
+        drawn.append((np.concatenate(samples), count))
     means = (member @ mixtures) / member.sum(axis=1, keepdims=True)
     edges = [100 * (1 - level) / 2, 100 * (1 + level) / 2]
     rows = []

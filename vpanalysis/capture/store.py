@@ -48,6 +48,9 @@ MEND = "call verify(redo=True) of the Run, or 'vpanalysis check RUN --redo', and
 """What to do about damaged data."""
 _UNITS = "activation (model units)"
 
+_READ_BYTES = 3.2e7
+"""Of neighbouring blocks that are read in one go, where only some items are wanted."""
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -366,8 +369,15 @@ class ActivationStore:
         """Return every stored (site, reducer key)."""
         return list(self._where)
 
-    def read(self, site: str, reducer: str) -> NDArray[Any]:
+    def read(self, site: str, reducer: str, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
         """Return one site over all items: (item, [segment or frame,] feature); NaN where nothing was written.
+
+        Parameters
+        ----------
+        site, reducer : str
+        rows : array, shape (row,), int64, optional
+            Only these items, in this order. Blocks that hold none of them are not touched, and never is more in memory
+            than the answer and some blocks.
 
         Raises
         ------
@@ -385,12 +395,36 @@ class ActivationStore:
         variable, number = self._where[site, reducer]
         array = self._array(variable.name)
         try:
+            if rows is not None:
+                return self._some(variable, number, rows)
             if any(self._is_empty(variable, block) for block in range(-(-self.items // self.block_size))):
                 raise OSError("an empty file")
             states: NDArray[Any] = array[:, number] if variable.sites else array[:]
         except (ValueError, OSError, RuntimeError) as error:
             raise self._damage(variable, number, error) from error
         return states
+
+    def _some(self, variable: Variable, number: int, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Read some items, neighbouring blocks together as far as they are small."""
+        array = self._array(variable.name)
+        shape = variable.chunk[1:] if variable.sites else variable.shape
+        out = np.empty((len(rows), *shape), dtype=array.dtype)
+        together = max(1, int(_READ_BYTES / max(1, self.block_size * int(np.prod(shape)) * array.dtype.itemsize)))
+        block_of = rows // self.block_size
+        blocks = np.unique(block_of)
+        if any(self._is_empty(variable, int(block)) for block in blocks):
+            raise OSError("an empty file")
+        start = 0
+        while start < len(blocks):
+            stop = start + 1
+            while stop < len(blocks) and stop - start < together and blocks[stop] == blocks[stop - 1] + 1:
+                stop += 1
+            first, last = self._bounds(int(blocks[start]))[0], self._bounds(int(blocks[stop - 1]))[1]
+            read = array[first:last, number] if variable.sites else array[first:last]
+            here = np.flatnonzero((block_of >= blocks[start]) & (block_of <= blocks[stop - 1]))
+            out[here] = read[rows[here] - first]
+            start = stop
+        return out
 
     def _damage(self, variable: Variable, number: int, error: Exception) -> RunError:
         """Find the damaged blocks and name them."""

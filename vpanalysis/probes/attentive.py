@@ -222,8 +222,9 @@ def _task(
     for number, (site, row) in enumerate(zip(sites, rows, strict=True)):
         frames = reader.read(site, items.rows)
         one = {**common, "names": [site]}
-        fit = attend_many([frames.items], sets.values, plan.folds, recipe, weights=sets.train_weights, **one)
-        even = attend_many([frames.items], sets.values[:1], plan.folds, flat, weights=sets.train_weights[:, :1], **one)
+        heavy = np.asarray(sets.train_weights)
+        fit = attend_many([frames.items], sets.values, plan.folds, recipe, weights=heavy, **one)
+        even = attend_many([frames.items], sets.values[:1], plan.folds, flat, weights=heavy[:, :1], **one)
         right = (fit.predicted[0] == sets.values).astype(np.float64)
         shuffled[number] = ((right * sets.weights).sum(1) / sets.weights.sum(1))[1:]
         if frames.parts:

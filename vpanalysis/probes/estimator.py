@@ -15,8 +15,9 @@ accuracy), and one constant keeps all layers and tasks comparable. A sequence is
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -30,8 +31,8 @@ from vpanalysis.probes.solvers._threads import cores, single_thread
 from vpanalysis.probes.splits import FloatArray, Fold, IntArray
 
 __all__ = [
-    "DEFAULT_C", "ESTIMATORS", "NETWORKS", "LabelSets", "SiteFit", "fit_predict", "fit_sites", "r_squared",
-    "single_thread",
+    "DEFAULT_C", "ESTIMATORS", "MEMORY_GB", "NETWORKS", "LabelSets", "SiteFit", "each_fit", "fit_predict",
+    "fit_sites", "r_squared", "single_thread",
 ]  # fmt: skip
 
 DEFAULT_C = 0.01
@@ -42,8 +43,11 @@ NETWORKS: Mapping[str, int] = MappingProxyType({"mlp1": 1, "mlp3": 3, "mlp5": 5}
 
 ESTIMATORS = ("logistic", "ridge", *NETWORKS)
 
-_HELD_BYTES = 1e9
-"""States that are held at once; sites beyond that wait for the next call of the solver."""
+MEMORY_GB = 2.0
+"""What probing may take at once by default, about, in 1e9 bytes: a quarter each for states that several tasks share and
+for those that are being fitted (one site at least), half for the work."""
+
+_HELD_SHARE, _WORK_SHARE = 0.25, 0.5
 
 _MEMO_BYTES = 3e7
 """What is remembered of fits, some KB each."""
@@ -59,8 +63,9 @@ class LabelSets:
         Class numbers, or numbers for a regression.
     folds : list of Fold
         Whose test sets cover every item once; their own weights are not looked at.
-    train_weights : array, shape (fold, set, item), float64
-        Weight of every item in the loss.
+    train_weights : array, shape (fold, set, item), float64, or callable
+        Weight of every item in the loss; or a function from the number of a fold to its part, for what is too large to
+        be there for all folds.
     weights : array, shape (set, item), float64
         Weight of every item in the score.
     groups : array, shape (item,), int64
@@ -69,7 +74,7 @@ class LabelSets:
 
     values: NDArray[Any]
     folds: list[Fold]
-    train_weights: FloatArray
+    train_weights: FloatArray | Callable[[int], FloatArray]
     weights: FloatArray
     groups: IntArray
 
@@ -142,6 +147,7 @@ def fit_sites(
     C: float | Sequence[float] = DEFAULT_C,
     seeds: int = 1,
     random_state: int | None = 0,
+    memory_gb: float = MEMORY_GB,
     progress: Callable[[float], None] | None = None,
 ) -> list[SiteFit]:
     """Predict every item, at every site and under every label set, by a probe that has not seen its group.
@@ -162,6 +168,8 @@ def fit_sites(
         Networks with different initial weights whose probabilities are averaged.
     random_state : int or None
         Seed of the first network; the others follow.
+    memory_gb : float
+        As in :func:`~vpanalysis.probes.probe_layers`.
     progress : callable, optional
         Called with the number of sites that are done, in fractions.
 
@@ -176,6 +184,29 @@ def fit_sites(
     RunError
         For an unknown estimator, fewer than one seed, and states that are not finite.
     """
+    found = dict(each_fit(
+        read, sites, sets, estimator=estimator, C=C, seeds=seeds, random_state=random_state, memory_gb=memory_gb,
+        progress=progress,
+    ))  # fmt: skip
+    return [found[number] for number in range(len(sites))]
+
+
+def each_fit(
+    read: Callable[[str], NDArray[np.floating[Any]]],
+    sites: Sequence[str],
+    sets: LabelSets,
+    *,
+    estimator: str = "logistic",
+    C: float | Sequence[float] = DEFAULT_C,
+    seeds: int = 1,
+    random_state: int | None = 0,
+    memory_gb: float = MEMORY_GB,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[tuple[int, SiteFit]]:
+    """Yield the fits of :func:`fit_sites` as they come, each with its site's place in `sites`.
+
+    For what keeps less of a fit than the fit: the predictions of 100,000 items are megabytes a site.
+    """
     if estimator not in ESTIMATORS:
         raise RunError("cannot fit the probe", found=f"estimator={estimator!r}", allowed=ESTIMATORS, word=estimator)
     if seeds < 1:
@@ -185,37 +216,46 @@ def fit_sites(
         first = int(np.random.default_rng().integers(2**31)) if random_state is None else random_state
         how = _How(estimator, seeds=tuple(range(first, first + seeds)))
     common = _digest_of_sets(sets, how)
-    found: dict[str, SiteFit] = {}
-    held: dict[str, tuple[str, NDArray[np.floating[Any]]]] = {}
+    held: dict[int, tuple[str, NDArray[np.floating[Any]]]] = {}
+    done = 0
 
-    def flush() -> None:
+    def flush() -> Iterator[tuple[int, SiteFit]]:
+        nonlocal done
         if not held:
             return
-        before = len(found)
-        tell = None if progress is None else lambda done, total: progress(before + len(held) * done / total)
-        fits = _fit([states for _, states in held.values()], list(held), sets, how, tell)
-        for (site, (key, _)), fit in zip(held.items(), fits, strict=True):
-            found[site] = fit
+        before = done
+        tell = None if progress is None else lambda now, total: progress(before + len(held) * now / total)
+        names = [sites[number] for number in held]
+        fits = _fit([states for _, states in held.values()], names, sets, how, _WORK_SHARE * memory_gb * 1e9, tell)
+        for (number, (key, _)), fit in zip(held.items(), fits, strict=True):
             _MEMO.keep(key, fit)
+            yield number, fit.copy()
+        done += len(held)
         held.clear()
 
-    size = 0
-    for site in sites:
+    size = largest = 0
+    for number, site in enumerate(sites):
+        # Before the next one is read, which is likely as large: two sites at once may be one too many.
+        if held and size + largest > _HELD_SHARE * memory_gb * 1e9:
+            yield from flush()
+            size = 0
         states = read(site)
         key = _digest(states, common)
         known = _MEMO.get(key)
         if known is not None:
-            found[site] = known
+            done += 1
+            yield number, known.copy()
             continue
-        if held and size + states.nbytes > _HELD_BYTES:
-            flush()
+        if held and size + states.nbytes > _HELD_SHARE * memory_gb * 1e9:
+            yield from flush()
             size = 0
-        held[site] = (key, states)
+        held[number] = (key, states)
         size += states.nbytes
-    flush()
+        largest = max(largest, states.nbytes)
+        del states
+    yield from flush()
     if progress is not None:
         progress(len(sites))
-    return [found[site].copy() for site in sites]
 
 
 @dataclass(frozen=True)
@@ -235,18 +275,23 @@ def _fit(
     names: list[str],
     sets: LabelSets,
     how: _How,
+    memory: float,
     progress: Callable[[int, int], None] | None,
-) -> list[SiteFit]:
+) -> Iterator[SiteFit]:
     pairs = [(fold.train, fold.test) for fold in sets.folds]
     values = sets.values
+    weights = sets.train_weights
+    if callable(weights) and how.estimator in NETWORKS:
+        weights = np.stack([weights(fold) for fold in range(len(sets.folds))])
     common: dict[str, Any] = {
-        "weights": sets.train_weights, "names": names, "progress": progress, "workers": cores(),
+        "weights": weights, "names": names, "progress": progress, "workers": cores(),
     }  # fmt: skip
     # Penalties are chosen with equal weights, so that one factorisation serves all shuffles; the fits have their own.
-    linear = {**common, "penalties": DEFAULT_PENALTIES, "choose_weighted": False, "shuffled_from": 1}
+    linear = {**common, "penalties": DEFAULT_PENALTIES, "choose_weighted": False, "shuffled_from": 1, "memory": memory}
     if values.dtype.kind == "f":
         numbers, _ = regress_many(states, values, pairs, **linear)
-        return [SiteFit(one[0], r_squared(values[1:], one[1:], sets.weights[1:])) for one in numbers]
+        yield from (SiteFit(one[0].copy(), r_squared(values[1:], one[1:], sets.weights[1:])) for one in numbers)
+        return
     if how.estimator in NETWORKS:
         recipe = Recipe(depth=NETWORKS[how.estimator])
         chances = train_many(
@@ -257,15 +302,18 @@ def _fit(
         chances = fit_many(
             states, values, pairs, kind=how.estimator, C=how.C, one_class="nan", groups=groups, **linear
         ).probabilities
-    only = np.eye(chances.shape[-1], dtype=np.float32)[_only_class(values, sets.folds)]
-    out = []
+    only = _only_class(values, sets.folds)
     for chance in chances:
-        chance = np.where(np.isnan(chance), only, chance)
-        predicted = chance.argmax(axis=-1).astype(np.int64)
-        right = (predicted == values).astype(np.float64)
-        share = (right * sets.weights).sum(axis=1) / sets.weights.sum(axis=1)
-        out.append(SiteFit(predicted[0].copy(), share[1:], chance[0].copy()))
-    return out
+        # Set by set: a row of this table is small, all of it is as large as the site itself.
+        share = np.empty(len(values))
+        for number in range(len(values)):
+            lacking = np.isnan(chance[number])
+            if lacking.any():
+                single = np.eye(chance.shape[-1], dtype=np.float32)[only[number]]
+                chance[number] = np.where(lacking, single, chance[number])
+            right = (chance[number].argmax(axis=-1) == values[number]).astype(np.float64)
+            share[number] = (right * sets.weights[number]).sum() / sets.weights[number].sum()
+        yield SiteFit(chance[0].argmax(axis=-1).astype(np.int64), share[1:], chance[0].copy())
 
 
 def _only_class(values: IntArray, folds: Sequence[Fold]) -> IntArray:
@@ -321,7 +369,9 @@ def fit_predict(
 def _digest_of_sets(sets: LabelSets, how: _How) -> bytes:
     digest = hashlib.blake2b(f"{how}{sets.values.dtype}".encode(), digest_size=16)
     parts = [part for fold in sets.folds for part in (fold.train, fold.test)]
-    for array in (sets.values, sets.train_weights, sets.weights, sets.groups, *parts):
+    weights = sets.train_weights
+    by_fold = (weights(fold) for fold in range(len(sets.folds))) if callable(weights) else (weights,)
+    for array in itertools.chain((sets.values, sets.weights, sets.groups), by_fold, parts):
         # The shape goes in as well, or two lists of folds could run together to one string of bytes.
         digest.update(f"|{array.shape}|".encode())
         digest.update(np.ascontiguousarray(array).data)

@@ -25,7 +25,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from vpanalysis.errors import RunError
-from vpanalysis.probes.targets import RunLike
+from vpanalysis.probes.targets import RunLike, reads_rows, states_of
 
 __all__ = ["GROUP", "TASK", "Arrays", "Held", "from_arrays", "is_arrays", "recorded"]
 
@@ -50,9 +50,10 @@ class Arrays:
         self.name, self.predictions, self.sites = "arrays", predictions, list(sites)
         self._states = states
 
-    def states(self, site: str, reducer: str = "mean") -> NDArray[Any]:
+    def states(self, site: str, reducer: str = "mean", rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
         """Return the states of `site`, shape (item, feature); arrays are pooled already, so `reducer` is ignored."""
-        return self._states[:, self.sites.index(site)]
+        states = self._states[:, self.sites.index(site)]
+        return states if rows is None else states[rows]
 
 
 class Held:
@@ -71,15 +72,20 @@ class Held:
         self._run, self._left = run, most
         self._states: dict[tuple[str, str], NDArray[Any]] = {}
 
-    def states(self, site: str, reducer: str = "mean") -> NDArray[Any]:
-        """Return the states of `site`, from memory after the first time."""
+    def states(self, site: str, reducer: str = "mean", rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """Return the states of `site`, or some rows of them, from memory after the first time if they fit."""
         found = self._states.get((site, reducer))
         if found is None:
+            if rows is not None and len(rows) and reads_rows(self._run):
+                # One row tells what all would take, and whether it is worth to read more than is asked for.
+                one = states_of(self._run, site, reducer, rows[:1])
+                if one.nbytes * len(self.predictions) > self._left:
+                    return states_of(self._run, site, reducer, rows)
             found = np.asarray(self._run.states(site, reducer))
             if found.nbytes <= self._left:
                 self._left -= found.nbytes
                 self._states[site, reducer] = found
-        return found
+        return found if rows is None else found[rows]
 
 
 def is_arrays(value: object) -> bool:

@@ -17,7 +17,7 @@ the shuffles is then evidence about the voice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,16 +31,27 @@ from vpanalysis.capture.sites import select_sites
 from vpanalysis.errors import RunError
 from vpanalysis.probes._intervals import accuracy_interval, difference_interval
 from vpanalysis.probes._left_out import NONFINITE, LeftOut
-from vpanalysis.probes.estimator import DEFAULT_C, ESTIMATORS, NETWORKS, SiteFit, fit_sites, single_thread
+from vpanalysis.probes.estimator import (
+    DEFAULT_C,
+    ESTIMATORS,
+    MEMORY_GB,
+    NETWORKS,
+    LabelSets,
+    SiteFit,
+    each_fit,
+    single_thread,
+)
 from vpanalysis.probes.inputs import GROUP, TASK, Held, from_arrays, is_arrays, recorded
+from vpanalysis.probes.parts import Part, Parts, compact
 from vpanalysis.probes.plans import Plan, choose_columns, make_plan, regression_interval
-from vpanalysis.probes.result import BY_CONDITION, COLUMNS, PREDICTIONS, ProbeResult
+from vpanalysis.probes.result import BY_CONDITION, COLUMNS, ProbeResult
 from vpanalysis.probes.shuffles import FEWEST_ADJUSTED, Evidence, evidence
 from vpanalysis.probes.splits import FloatArray, IntArray
+from vpanalysis.probes.spreading import Where, spread
 from vpanalysis.probes.targets import REDUCER_OF_TASK, RunLike, read_states, select_task, tasks_of
 from vpanalysis.stats import benjamini_hochberg
 
-__all__ = ["choose_sites", "prediction_rows", "probe_layers", "reducer_for"]
+__all__ = ["choose_sites", "probe_layers", "reducer_for"]
 
 LEVEL = 0.95
 
@@ -68,6 +79,10 @@ def probe_layers(
     nonfinite: str = "raise",
     benchmark: Any = None,
     out: str | Path | None = None,
+    memory_gb: float = MEMORY_GB,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
     random_state: int | None = 0,
     progress: bool = True,
 ) -> ProbeResult:
@@ -120,6 +135,17 @@ def probe_layers(
         With it, `run` is a model.
     out : str or Path, optional
         With a model: where its Run is kept. Default: nowhere.
+    memory_gb : float
+        About what this may take at once, in 1e9 bytes, beside the interpreter and one site of the Run (items x features
+        x 4 bytes): sites are read and fitted a group at a time, and a site whose standardised copies would not fit is
+        worked in slices. It does not depend on the number of sites, and the numbers are the same up to rounding.
+    engine : {"local", "ray"}
+        Where groups of sites are fitted: in this process, or as tasks of Ray (``pip install "vpanalysis[ray]"``), each
+        of which may take `memory_gb`. Every task reads the Run from its folder, which all nodes have to see.
+    workers : int, optional
+        With Ray: tasks at once. Default: one a CPU of the cluster.
+    address : str, optional
+        With Ray: the cluster. Default: the one that is connected, else this machine.
     random_state : int or None
         Seed of the assignment of groups to folds, and of the shuffles.
     progress : bool
@@ -146,6 +172,7 @@ def probe_layers(
     made = _checked(estimator, C, n_splits, shuffles, adjusted)
     if nonfinite not in NONFINITE:
         raise RunError("cannot probe", found=f"nonfinite={nonfinite!r}", allowed=NONFINITE, word=nonfinite)
+    where = Where(memory_gb, engine, workers, address)
     made |= {
         "group_by": group_by, "random_state": random_state, "reducer": reducer,
         "conditions": None if conditions is None else list(conditions),
@@ -157,7 +184,7 @@ def probe_layers(
     if is_arrays(run):
         held = from_arrays(run, () if isinstance(target, str) else target, groups)
         made |= {"reducer": "given", "group_by": GROUP if groups is not None else "none", "conditions": None}
-        return _probed(held, TASK, (GROUP,), None, sites, made, progress)
+        return _probed(held, TASK, (GROUP,), None, sites, made, where, progress)
     if groups is not None or not isinstance(target, str):
         raise RunError(
             "cannot probe the run", found="labels or groups beside a Run",
@@ -165,12 +192,14 @@ def probe_layers(
         )  # fmt: skip
     if benchmark is not None:
         with recorded(run, benchmark, out, sites, reducer, progress) as kept:
-            return _probed(kept, target, None, tasks, None if sites is None else list(kept.sites), made, progress)
+            return _probed(
+                kept, target, None, tasks, None if sites is None else list(kept.sites), made, where, progress
+            )
     if isinstance(run, (str, Path)):
         from vpanalysis.runs import open_run
 
         run = open_run(run)
-    return _probed(cast("RunLike", run), target, None, tasks, sites, made, progress)
+    return _probed(cast("RunLike", run), target, None, tasks, sites, made, where, progress)
 
 
 def _checked(
@@ -200,6 +229,7 @@ def _probed(
     tasks: str | Sequence[str] | None,
     sites: str | Sequence[str] | Callable[[str], bool] | None,
     made: dict[str, Any],
+    where: Where,
     progress: bool,
 ) -> ProbeResult:
     """Probe anything that is a Run by now."""
@@ -218,7 +248,7 @@ def _probed(
     if columns is None:
         flat = [items for group in tasks_by_kind for items in group]
         columns = choose_columns(flat, target, made["group_by"], **split)
-    out = _Tables(Held(run), chosen_sites, made, left_out)
+    out = _Tables(Held(run, where.shared_bytes), chosen_sites, made, where, left_out)
     total = len(tasks_by_kind) * len(kinds) * len(chosen_sites)
     bar = tqdm(total=total, desc=f"probe {target}", unit="site", disable=not progress)
     with single_thread(), bar:
@@ -234,12 +264,14 @@ def _probed(
 class _Tables:
     """Rows of the result, as they come."""
 
-    def __init__(self, run: RunLike, sites: list[str], made: dict[str, Any], left_out: LeftOut | None = None) -> None:
-        self.run, self.sites, self.made, self.left_out = run, sites, made, left_out
+    def __init__(
+        self, run: RunLike, sites: list[str], made: dict[str, Any], where: Where, left_out: LeftOut | None = None
+    ) -> None:
+        self.run, self.sites, self.made, self.where, self.left_out = run, sites, made, where, left_out
         self.order = {site: number for number, site in enumerate(run.sites)}
         self.table: list[dict[str, Any]] = []
         self.by_condition: list[dict[str, Any]] = []
-        self.predictions: list[pd.DataFrame] = []
+        self.predictions: list[Part] = []
 
     def add(self, plan: Plan, bar: Any) -> None:
         """Fit a plan at all sites."""
@@ -255,27 +287,43 @@ class _Tables:
             row["note"] = "; ".join(filter(None, (row["note"], told)))
         if plan.folds:
 
-            def read(site: str) -> NDArray[np.floating[Any]]:
-                return read_states(self.run, site, reducers[site], items.rows)[0]
-
             def tell(done: float) -> None:
                 bar.n = before + done
                 bar.refresh()
 
-            fits = fit_sites(
-                read, self.sites, plan.label_sets(self.made["shuffles"], self.made["random_state"]),
-                estimator=self.made["estimator"], C=self.made["C"], random_state=self.made["random_state"],
-                progress=None if bar.disable else tell,
-            )  # fmt: skip
-            for row, fit in zip(rows, fits, strict=True):
-                self._score(row, plan, fit)
+            shuffled: dict[int, FloatArray] = {}
+            scored: dict[int, tuple[list[dict[str, Any]], Part]] = {}
+            sets = plan.label_sets(self.made["shuffles"], self.made["random_state"], lazily=True)
+            for number, fit in self._fits(plan, reducers, sets, None if bar.disable else tell):
+                # Of a fit only this is kept, whatever the number of sites.
+                shuffled[number], scored[number] = fit.shuffled, self._score(rows[number], plan, fit)
+            for number in range(len(rows)):
+                self.by_condition += scored[number][0]
+                self.predictions.append(scored[number][1])
             scores = np.array([row["accuracy"] for row in rows], dtype=np.float64)
-            _tell(rows, evidence(scores, np.stack([fit.shuffled for fit in fits]), level=LEVEL))
+            _tell(rows, evidence(scores, np.stack([shuffled[n] for n in range(len(rows))]), level=LEVEL))
         bar.update(len(rows) - (bar.n - before))
         self.table += rows
 
-    def _score(self, row: dict[str, Any], plan: Plan, fit: SiteFit) -> None:
+    def _fits(
+        self, plan: Plan, reducers: dict[str, str], sets: LabelSets, tell: Callable[[float], None] | None
+    ) -> Iterator[tuple[int, SiteFit]]:
+        """Yield the place and the fit of every site, as they come."""
+        how = {key: self.made[key] for key in ("estimator", "C", "random_state")}
+        how["memory_gb"] = self.where.memory_gb
+        if self.where.engine == "ray":
+            yield from spread(self.run, self.sites, reducers, plan.items.rows, sets, how, self.where, tell)
+            return
+
+        def read(site: str) -> NDArray[np.floating[Any]]:
+            return read_states(self.run, site, reducers[site], plan.items.rows)[0]
+
+        yield from each_fit(read, self.sites, sets, progress=tell, **how)
+
+    def _score(self, row: dict[str, Any], plan: Plan, fit: SiteFit) -> tuple[list[dict[str, Any]], Part]:
+        """Fill the row of a site; return its rows by condition and its predictions."""
         items, predicted = plan.items, fit.predicted
+        by_condition: list[dict[str, Any]] = []
         if items.numbers is not None:
             parts = regression_interval(items.numbers, predicted, items.weights)
             found = difference_interval(parts, plan.clusters, items.weights, level=LEVEL)
@@ -284,8 +332,8 @@ class _Tables:
         else:
             correct = (predicted == items.labels).astype(np.float64)
             row |= _accuracy(correct, plan.clusters, items.weights, row["chance"])
-            self.by_condition += _per_condition(row, plan, correct)
-        self.predictions.append(prediction_rows(row, plan, predicted, correct, fit.probabilities))
+            by_condition = _per_condition(row, plan, correct)
+        return by_condition, Part(row["task"], row["site"], row["target"], plan, *compact(predicted, fit.probabilities))
 
     def result(self, target: str, group: str) -> ProbeResult:
         """Return what was collected."""
@@ -295,9 +343,7 @@ class _Tables:
         return ProbeResult(
             table,
             pd.DataFrame(self.by_condition, columns=list(BY_CONDITION)),
-            pd.concat(self.predictions, ignore_index=True)
-            if self.predictions
-            else pd.DataFrame(columns=list(PREDICTIONS)),
+            cast("pd.DataFrame", Parts(tuple(self.predictions))),
             target,
             {**run_identity(self.run), "target": target, "grouped_by": group, **self.made},
         )
@@ -333,52 +379,6 @@ def _per_condition(base: dict[str, Any], plan: Plan, correct: FloatArray) -> lis
             }
         )
     return rows
-
-
-def prediction_rows(
-    base: dict[str, Any],
-    plan: Plan,
-    predicted: NDArray[Any],
-    correct: FloatArray,
-    probabilities: NDArray[np.floating[Any]] | None = None,
-) -> pd.DataFrame:
-    """Return the out-of-fold predictions of one site as rows with the columns of a result.
-
-    Parameters
-    ----------
-    base : dict
-        With task, site and target.
-    plan : Plan
-    predicted : array, shape (item,)
-        Class numbers, or numbers.
-    correct : array, shape (item,), float64
-    probabilities : array, shape (item, class), optional
-        Of which the predicted class's is kept.
-    """
-    items = plan.items
-    classes = np.array(items.classes, dtype=object)
-    numeric = items.numbers is not None
-    return pd.DataFrame(
-        {
-            "task": base["task"],
-            "site": base["site"],
-            "target": base["target"],
-            "id": items.frame["id"].astype(str),
-            "condition": items.frame["condition"].astype(str),
-            "group": plan.clusters[0],
-            "second_group": plan.clusters[1] if len(plan.clusters) > 1 else -1,
-            "fold": plan.fold_of,
-            "label": items.numbers if numeric else classes[items.labels],
-            "predicted": predicted if numeric else classes[predicted],
-            "correct": correct if numeric else correct.astype(bool),
-            "confidence": np.nan
-            if probabilities is None
-            else np.take_along_axis(probabilities, predicted[:, None].astype(np.int64), 1)[:, 0].astype(np.float64),
-            "words": items.words.astype(object),
-            "weight": items.weights,
-        },
-        columns=list(PREDICTIONS),
-    )
 
 
 def choose_sites(available: Sequence[str], selector: str | Sequence[str] | Callable[[str], bool] | None) -> list[str]:

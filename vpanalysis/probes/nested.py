@@ -33,7 +33,8 @@ from vpanalysis.errors import RunError
 from vpanalysis.probes._intervals import accuracy_interval
 from vpanalysis.probes.estimator import DEFAULT_C, single_thread
 from vpanalysis.probes.inputs import Held
-from vpanalysis.probes.layers import LEVEL, choose_sites, prediction_rows, reducer_for
+from vpanalysis.probes.layers import LEVEL, choose_sites, reducer_for
+from vpanalysis.probes.parts import prediction_rows
 from vpanalysis.probes.plans import Plan, choose_columns, make_plan
 from vpanalysis.probes.result import PREDICTIONS
 from vpanalysis.probes.solvers import fit_many

@@ -381,7 +381,7 @@ def _generalise(
             kept.append((b, np.flatnonzero(fold_of >= 0), at + np.arange(len(fold_of)), fold_of))
         for number, fold in enumerate(part.folds):
             test = np.concatenate([rows[fold_of == number] for _, _, rows, fold_of in kept])
-            folds.append(Fold(fold.train, test, part.sets.train_weights[number, 0, fold.train]))
+            folds.append(Fold(fold.train, test, np.asarray(part.sets.train_weights)[number, 0, fold.train]))
         values = np.concatenate([plan_values[parts[b].rows] for b in tests])
         told = _predicted(stack, values, folds, made, len(plan.items.classes))
         for b, some, rows, _ in kept:

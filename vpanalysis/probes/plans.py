@@ -32,6 +32,9 @@ from vpanalysis.probes.targets import ProbeTask
 
 __all__ = ["Plan", "choose_columns", "make_plan"]
 
+_LARGE = 1e8
+"""Bytes of training weights that are rather made when they are needed."""
+
 _STRICTEST_FIRST = (("speaker", "script"), ("speaker",), ("script",))
 
 
@@ -69,8 +72,11 @@ class Plan:
             "n_classes": classes, "group": group, "note": reason or items.note,
         }  # fmt: skip
 
-    def label_sets(self, shuffles: int, seed: int | None) -> LabelSets:
-        """Return the labels and their shuffles, each with weights that make *its* truth and words independent."""
+    def label_sets(self, shuffles: int, seed: int | None, *, lazily: bool = False) -> LabelSets:
+        """Return the labels and their shuffles, each with weights that make *its* truth and words independent.
+
+        Training weights of all folds are an array; `lazily` a function, where such an array would be large.
+        """
         items = self.items
         size = len(items.rows)
         frame = items.frame
@@ -86,9 +92,14 @@ class Plan:
         truth, words = (np.unique(side, return_inverse=True)[1].astype(np.int64) for side in (items.truth, items.words))
         stay = np.broadcast_to(np.arange(size), source.shape)
         truth, words = (truth[stay], words[source]) if items.target == "claim" else (truth[source], words[stay])
-        train = np.ones((len(self.folds), len(source), size))
-        for number, fold in enumerate(self.folds):
-            train[number][:, fold.train] = independent_sets(truth, words, fold.train)
+
+        def weigh(number: int) -> FloatArray:
+            out = np.ones(source.shape)
+            out[:, self.folds[number].train] = independent_sets(truth, words, self.folds[number].train)
+            return out
+
+        late = lazily and 8.0 * len(self.folds) * source.size > _LARGE
+        train = weigh if late else np.stack([weigh(number) for number in range(len(self.folds))])
         return LabelSets(values[source], self.folds, train, independent_sets(truth, words), self.clusters[0])
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from vpanalysis import stats
 from vpanalysis._saved import home_of, load_tables, save_tables
 from vpanalysis.errors import RunError
+from vpanalysis.probes.parts import PREDICTIONS, WhenRead
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,10 +41,6 @@ COLUMNS = (
 """Columns of :attr:`ProbeResult.table`."""
 
 BY_CONDITION = ("task", "site", "site_order", "target", "condition", "accuracy", "low", "high", "n", "n_groups")
-PREDICTIONS = (
-    "task", "site", "target", "id", "condition", "group", "second_group", "fold", "label", "predicted", "correct",
-    "confidence", "words", "weight",
-)  # fmt: skip
 
 _FILES, _RECORD = ("table", "by_condition", "predictions"), "probe.json"
 _WITHIN = ("task", "site", "target", "claim", "accuracy", "low", "high", "chance", "n", "n_groups")
@@ -343,3 +340,9 @@ class ProbeResult:
         return (
             f"<div><strong>{html.escape(self._title())}</strong>{body}<small>{html.escape(self._CAVEAT)}</small></div>"
         )
+
+
+# A table of six million rows is not made before it is asked for; a dataclass field cannot say so itself.
+_predictions = WhenRead()
+_predictions.__set_name__(ProbeResult, "predictions")
+ProbeResult.predictions = _predictions  # type: ignore[assignment]

@@ -43,6 +43,9 @@ FEWEST_ADJUSTED = 199
 CANDIDATES = 3
 """Shuffles of whole groups that are drawn for each one that is kept."""
 
+_ELEMENTS = 4_000_000
+"""Labels of candidates that are looked at in one go."""
+
 
 def shuffled_rows(
     labels: NDArray[Any],
@@ -83,8 +86,8 @@ def shuffled_rows(
         if bool((labels == labels[first][which]).all()):
             size = n if folds is None else CANDIDATES * n
             drawn = np.array([first[rng.permutation(len(ids))] for _ in range(size)], dtype=np.int64)
-            drawn = drawn.reshape(size, len(ids))[:, which]
-            return drawn if folds is None else _even(drawn, labels, folds, n)
+            drawn = drawn.reshape(size, len(ids))
+            return drawn[:, which] if folds is None else _even(drawn, which, labels, folds, n)
     out = np.empty((n, len(labels)), dtype=np.int64)
     families = _families(groupings[0], cells, conditions)
     for row in out:
@@ -95,18 +98,24 @@ def shuffled_rows(
     return out
 
 
-def _even(rows: IntArray, labels: NDArray[Any], folds: IntArray, n: int) -> IntArray:
-    """Return the `n` rows, in their order, under which the folds differ least in their shares of each label."""
+def _even(drawn: IntArray, which: IntArray, labels: NDArray[Any], folds: IntArray, n: int) -> IntArray:
+    """Return the `n` rows, in their order, under which the folds differ least in their shares of each label.
+
+    A row of `drawn` says by group where its items take their label from, `which` is the group of every item.
+    """
     # Numbers are spread by their value, classes one by one.
     sides = [labels] if labels.dtype.kind == "f" else [labels == one for one in np.unique(labels)]
     member = (folds[:, None] == np.unique(folds)).astype(np.float64)
-    uneven = np.zeros(len(rows))
-    for side in sides:
-        moved = side.astype(np.float64)[rows]
-        uneven += (((moved - moved.mean(axis=1, keepdims=True)) @ member) ** 2).sum(axis=1)
+    uneven = np.zeros(len(drawn))
+    step = max(1, _ELEMENTS // max(1, len(labels)))
+    for start in range(0, len(drawn), step):
+        rows = drawn[start : start + step][:, which]
+        for side in sides:
+            moved = side.astype(np.float64)[rows]
+            uneven[start : start + step] += (((moved - moved.mean(axis=1, keepdims=True)) @ member) ** 2).sum(axis=1)
     # Rounding must not decide between equals; of those the first drawn are kept.
     kept = np.argsort(uneven.round(9), kind="stable")[:n]
-    return rows[np.sort(kept)]
+    return drawn[np.sort(kept)][:, which]
 
 
 def _families(groups: IntArray, cells: NDArray[Any], conditions: NDArray[Any]) -> list[list[list[IntArray]]]:

@@ -17,6 +17,7 @@ probe of one target finds then is not the other target in disguise.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -27,6 +28,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vpanalysis.errors import RunError
+from vpanalysis.probes._finite import finite_rows
 from vpanalysis.probes.splits import FloatArray, IntArray, independence_weights, mutual_information
 
 __all__ = ["REDUCER_OF_TASK", "ProbeTask", "RunLike", "read_states", "select_task", "tasks_of"]
@@ -253,6 +255,18 @@ def _what_is_left(truth: NDArray[np.str_], words: NDArray[np.str_], weights: Flo
     return f"words and truth still share {left:.2f} nats after weighting" if left > 0.01 else ""
 
 
+def reads_rows(run: RunLike) -> bool:
+    """Whether `run` can read some of its rows without the others: its `states` has a parameter ``rows``."""
+    return "rows" in inspect.signature(run.states).parameters
+
+
+def states_of(run: RunLike, site: str, reducer: str, rows: IntArray) -> NDArray[Any]:
+    """Return the states of some items, reading no others where the Run can do that."""
+    if reads_rows(run):
+        return np.asarray(cast("Any", run).states(site, reducer, rows=rows))
+    return np.asarray(run.states(site, reducer))[rows]
+
+
 def read_states(run: RunLike, site: str, reducer: str, rows: IntArray) -> tuple[FloatArray, str]:
     """Return the states of the chosen items as a matrix, and the reducer that made them.
 
@@ -275,11 +289,11 @@ def read_states(run: RunLike, site: str, reducer: str, rows: IntArray) -> tuple[
     RunError
         When a state is not finite: a probe would fail or, worse, not fail.
     """
-    states = np.asarray(run.states(site, reducer))[rows]
+    states = states_of(run, site, reducer, rows)
     matrix = np.ascontiguousarray(states.reshape(len(states), -1))
     if matrix.dtype not in (np.float32, np.float64):
         matrix = matrix.astype(np.float32)
-    finite = np.isfinite(matrix).all(axis=1)
+    finite = finite_rows(matrix)
     if not finite.all():
         bad = str(run.predictions["id"].iloc[int(rows[int(np.argmin(finite))])])
         raise RunError(

@@ -12,17 +12,21 @@ from torch import Tensor
 
 from vpanalysis.errors import RunError
 from vpanalysis.probes.solvers._scaling import Scaled, check_states
+from vpanalysis.probes.solvers._streamed import Streamed
 from vpanalysis.probes.solvers._threads import in_threads
 from vpanalysis.probes.solvers.ridge import CHOICES
 from vpanalysis.probes.solvers.strength import inner_folds
 
-__all__ = ["Folds", "Plan", "Progress", "checked_labels", "fitable"]
+__all__ = ["MEMORY", "Folds", "Plan", "Progress", "checked_labels", "fitable"]
 
 Folds = Sequence[Any]
 Progress = Callable[[int, int], None]
 
 BLOCK_ELEMENTS = 120_000
 """Fitted values of a block of sites on the CPU: a handful of such arrays stay in a core's cache."""
+
+MEMORY = 1e9
+"""Bytes that the work may take on the CPU, beside the states of a site as they were read."""
 
 _SITES, _BYTES, _DEVICE_BYTES = 16, 4e8, 8e9
 """Largest block of sites: their number, and about what they take in memory, on the CPU and elsewhere."""
@@ -76,7 +80,7 @@ class Plan:
         X: Any,
         shape: tuple[int, ...],
         folds: Folds,
-        weights: NDArray[np.floating[Any]] | None,
+        weights: NDArray[np.floating[Any]] | Callable[[int], NDArray[np.float64]] | None,
         groups: NDArray[Any] | None,
         penalties: Any,
         choose: str,
@@ -84,6 +88,7 @@ class Plan:
         device: str,
         progress: Progress | None,
         workers: int = 1,
+        memory: float = np.inf,
     ) -> None:
         self._X, self.sites, self.items, self._progress = X, len(X), shape[1], progress
         self._label_sets = shape[0]
@@ -92,6 +97,7 @@ class Plan:
             raise RunError("cannot fit probes", found=f"workers={workers}", allowed="1 or more")
         # A device is one worker, however many ask of it.
         self._workers = workers if self.device.type == "cpu" else 1
+        self._memory = memory
         self._names = [f"site {number}" for number in range(self.sites)] if names is None else list(names)
         if len(self._names) != self.sites or not self.sites:
             raise RunError("cannot fit probes", found=f"{self.sites} sites and {len(self._names)} names")
@@ -123,9 +129,40 @@ class Plan:
                 )
             self._groups = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1).astype(np.int64)
 
-    def weighing(self, used: NDArray[np.bool_]) -> Callable[[int], NDArray[np.float64]]:
-        """Return the function from a fold to the weights (label_set, item), zero where `used` is false."""
-        return lambda fold: np.where(used, self._weights[fold if len(self._weights) > 1 else 0], 0.0)
+    def weighing(self, used: NDArray[np.bool_]) -> Callable[..., NDArray[np.float64]]:
+        """Return the function from a fold, and some label sets, to their weights, zero where `used` is false."""
+
+        def weights(fold: int, some: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float64]:
+            if callable(self._weights):
+                here = self._weights(fold)
+            else:
+                here = self._weights[fold if len(self._weights) > 1 else 0]
+            return np.where(used[some], here[some], 0.0)
+
+        return weights
+
+    def room(self, scaled: list[Scaled] | list[Streamed], usual: float) -> float:
+        """Return the bytes that one array of fitted values of a block may take: `usual`, or what a large site leaves.
+
+        Some twenty such arrays are alive in float64, on every worker.
+        """
+        first = scaled[0]
+        if not isinstance(first, Streamed):
+            return usual
+        left = self._memory / self._used_workers(first.features) - 6 * 8 * first.features**2
+        return float(max(left, 0.1 * self._memory)) / 20
+
+    def _used_workers(self, features: int) -> int:
+        """Return how many workers have room for the inner products of a large site's features, some six of them."""
+        return max(1, min(self._workers, int(0.5 * self._memory / (6 * 8 * features**2))))
+
+    def _too_large(self, states: NDArray[Any]) -> bool:
+        """Whether a site is worked in slices: in float64, thrice, it would fill half the memory."""
+        fewest = min(len(train) for train, _ in self.folds)
+        inner = self.choose == "gcv" or len(self.penalties) == 1
+        # By then inner products of items are the larger ones (see `Scaled.by_items`), also for ridge.
+        few_features = fewest**2 > states.shape[1] * (states.shape[1] + 2 * fewest)
+        return self.device.type == "cpu" and inner and few_features and 24 * states.size > 0.5 * self._memory
 
     def groups(self, fold: int) -> list[Tensor] | None:
         """Return the positions, among the training rows of `fold`, of each group to leave out; None if none are."""
@@ -140,17 +177,20 @@ class Plan:
         """Return which training rows of `fold` each inner fold leaves out."""
         return inner_folds(self._groups[self.folds[fold][0]], splits, fold)
 
-    def run(self, work: Callable[[list[int], list[Scaled], int], None], columns: int, *, iterates: bool) -> None:
+    def run(
+        self, work: Callable[[list[int], list[Scaled] | list[Streamed], int], None], columns: int, *, iterates: bool
+    ) -> None:
         """Call `work` for every block of sites and every fold, on as many threads as there are workers.
 
         `columns` says how many fitted values there are per item, `iterates` whether they are gone over again and again.
         """
         done, total = 0, self.sites * len(self.folds)
 
-        def unit(sites: list[int], scaled: list[Scaled], fold: int) -> int:
+        def unit(sites: list[int], scaled: list[Scaled] | list[Streamed], fold: int) -> int:
             work(sites, scaled, fold)
             return len(sites)
 
+        # A generator, and nothing here names a block: what is done with makes room before the next one is read.
         units = ((*block, fold) for block in self._blocks(columns, iterates) for fold in range(len(self.folds)))
         for finished in in_threads(unit, units, self._workers):
             done += finished
@@ -167,12 +207,18 @@ class Plan:
         # Blocks of even size: a last one with a single site would pay what the others share.
         return -(-self.sites // -(-self.sites // limit))
 
-    def _blocks(self, columns: int, iterates: bool) -> Iterator[tuple[list[int], list[Scaled]]]:
+    def _blocks(self, columns: int, iterates: bool) -> Iterator[tuple[list[int], list[Scaled] | list[Streamed]]]:
         sites: list[int] = []
         scaled: list[Scaled] = []
         for site in range(self.sites):
             states = np.asarray(self._X[site])
             check_states(states, self._names[site], self.items)
+            if self._too_large(states):
+                if sites:
+                    yield sites, scaled
+                    sites, scaled = [], []
+                yield [site], [Streamed(states, self.rows)]
+                continue
             tensor = torch.from_numpy(np.ascontiguousarray(states.astype(np.float64, copy=False))).to(self.device)
             one = Scaled(tensor, self.rows)
             # Sites of a block are solved in one batch, so they have to have coefficients of one kind and number.
@@ -199,13 +245,15 @@ def _checked(fold: Any, items: int) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _weights(
-    weights: NDArray[np.floating[Any]] | None,
+    weights: NDArray[np.floating[Any]] | Callable[[int], NDArray[np.float64]] | None,
     own: list[Any],
     folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
     label_sets: int,
     items: int,
-) -> NDArray[np.float64]:
-    """Return weights of shape (1 or fold, label_set, item)."""
+) -> NDArray[np.float64] | Callable[[int], NDArray[np.float64]]:
+    """Return weights of shape (1 or fold, label_set, item), or the function that gives those of a fold."""
+    if callable(weights):
+        return weights
     if weights is None:
         if any(w is None for w in own):
             return np.ones((1, label_sets, items))

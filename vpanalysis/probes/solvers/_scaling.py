@@ -10,7 +10,7 @@ it takes two passes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vpanalysis.errors import RunError
+from vpanalysis.probes._finite import finite_rows
 from vpanalysis.probes.solvers._products import product
 
-__all__ = ["Scaled", "check_states"]
+__all__ = ["Scaled", "check_states", "scale_of"]
 
 _DOUBTFUL = 1e-6
 
@@ -44,13 +45,39 @@ def check_states(states: NDArray[np.floating], name: str, items: int) -> None:
         raise RunError(
             f"cannot probe site {name!r}", found=f"states of shape {states.shape}", allowed=f"({items} items, features)"
         )
-    finite = np.isfinite(states).all(axis=1)
+    finite = finite_rows(states)
     if not finite.all():
         raise RunError(
             f"cannot probe site {name!r}",
             found=f"{int((~finite).sum())} items with infinite or missing states, first item {int(np.argmin(finite))}",
             fix="record them again, or leave the items out",
         )
+
+
+def scale_of(
+    mean: Float[Tensor, "f d"],
+    square: Float[Tensor, "f d"],
+    count: Float[Tensor, "f 1"],
+    again: Callable[[int, Tensor], tuple[Tensor, Tensor]],
+) -> tuple[Float[Tensor, "f d"], Float[Tensor, "f d"]]:
+    """Return mean and inverse scale of every fold's training rows, from their means and mean squares.
+
+    Parameters
+    ----------
+    mean, square : tensor, shape (fold, feature)
+    count : tensor, shape (fold, 1)
+        Training rows.
+    again : callable
+        From a fold and some features to their mean and variance, taken in two passes.
+    """
+    variance = square - mean.square()
+    doubtful = variance <= _DOUBTFUL * square
+    for fold in doubtful.any(1).nonzero()[:, 0].tolist():
+        features = doubtful[fold].nonzero()[:, 0]
+        mean[fold, features], variance[fold, features] = again(fold, features)
+    eps = torch.finfo(mean.dtype).eps
+    rounding = count * eps * variance + (count * eps * mean).square()
+    return mean, torch.where(variance <= rounding, 1.0, variance.clamp_min(1e-300).rsqrt())
 
 
 class Scaled:
@@ -70,18 +97,13 @@ class Scaled:
         for row, (train, _) in zip(member, folds, strict=True):
             row[train] = 1.0
         count = member.sum(1, keepdim=True)
-        self._mean = product(member, states) / count
-        square = product(member, states.square()) / count
-        variance = square - self._mean.square()
-        doubtful = variance <= _DOUBTFUL * square
-        for fold in doubtful.any(1).nonzero()[:, 0].tolist():
-            features = doubtful[fold].nonzero()[:, 0]
+
+        def again(fold: int, features: Tensor) -> tuple[Tensor, Tensor]:
             columns = states[folds[fold][0]][:, features]
-            self._mean[fold, features] = columns.mean(0)
-            variance[fold, features] = (columns - columns.mean(0)).square().mean(0)
-        eps = torch.finfo(states.dtype).eps
-        rounding = count * eps * variance + (count * eps * self._mean).square()
-        self._inverse = torch.where(variance <= rounding, 1.0, variance.clamp_min(1e-300).rsqrt())
+            return columns.mean(0), (columns - columns.mean(0)).square().mean(0)
+
+        mean, square = product(member, states) / count, product(member, states.square()) / count
+        self._mean, self._inverse = scale_of(mean, square, count, again)
 
     @property
     def kind(self) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vpanalysis.probes.solvers._products import product
 
-__all__ = ["FeatureSpace", "ItemSpace", "Space", "matmul_zero_sum", "span_of"]
+__all__ = ["FeatureSpace", "ItemSpace", "Space", "matmul_zero_sum", "resolvent", "span_of"]
 
 
 def matmul_zero_sum(matrix: Float[Tensor, "b m n"], array: Float[Tensor, "b n k sets"]) -> Float[Tensor, "b m k sets"]:
@@ -65,7 +65,8 @@ class Space(Protocol):
         """Return the preconditioned coefficients and their fitted values."""
 
 
-def _resolvent(gram: Float[Tensor, "b m m"], c: Float[Tensor, " b"]) -> Float[Tensor, "b m m"]:
+def resolvent(gram: Float[Tensor, "b m m"], c: Float[Tensor, " b"]) -> Float[Tensor, "b m m"]:
+    """Return ``(I + c G)^-1``."""
     shifted = gram * c[:, None, None]
     shifted.diagonal(dim1=-2, dim2=-1).add_(1.0)
     return torch.cholesky_inverse(torch.linalg.cholesky(shifted))
@@ -111,7 +112,7 @@ class ItemSpace:
 
     def set_curvature(self, c: Float[Tensor, " b"]) -> None:
         self._c = torch.maximum(c, self._least).to(self.inner)
-        self._inverse = _resolvent(self._gram, self._c)
+        self._inverse = resolvent(self._gram, self._c)
 
     def precondition(
         self, coef: Float[Tensor, "b n k sets"]
@@ -144,7 +145,7 @@ class FeatureSpace:
         return torch.zeros_like(coef[:, :1, :1])
 
     def set_curvature(self, c: Float[Tensor, " b"]) -> None:
-        self._inverse = _resolvent(self._gram, c)
+        self._inverse = resolvent(self._gram, c)
 
     def precondition(
         self, coef: Float[Tensor, "b d k sets"]

@@ -22,9 +22,9 @@ Everything is deterministic, and on the CPU in float64 unless asked otherwise.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vpanalysis.errors import RunError
-from vpanalysis.probes.solvers._plan import Folds, Plan, Progress, checked_labels, fitable
+from vpanalysis.probes.solvers._plan import MEMORY, Folds, Plan, Progress, checked_labels, fitable
 from vpanalysis.probes.solvers._products import product
 from vpanalysis.probes.solvers._scaling import Scaled
+from vpanalysis.probes.solvers._streamed import Streamed, StreamedFold, streamed_ridge
 from vpanalysis.probes.solvers.ridge import Spectrum, contrasts, ridge_scores, to_simplex
 from vpanalysis.probes.solvers.strength import choose_strength, fit_rows
 from vpanalysis.probes.solvers.weighted import weighted_scores
@@ -90,7 +91,7 @@ def fit_many(
     choose: str = "gcv",
     choose_weighted: bool = True,
     shuffled_from: int | None = None,
-    weights: NDArray[np.floating[Any]] | None = None,
+    weights: NDArray[np.floating[Any]] | Callable[[int], NDArray[np.float64]] | None = None,
     groups: NDArray[Any] | None = None,
     inner_splits: int = 5,
     n_classes: int | None = None,
@@ -99,6 +100,7 @@ def fit_many(
     names: Sequence[str] | None = None,
     device: str = "cpu",
     workers: int = 1,
+    memory: float = MEMORY,
     progress: Progress | None = None,
 ) -> Fits:
     """Predict every test item of every fold, for all sites and label sets.
@@ -126,8 +128,9 @@ def fit_many(
     shuffled_from : int, optional
         Label sets from this number on are shuffles, of which only an accuracy is wanted: ridge with weights of their
         own fits them to three digits instead of six. Default: none are.
-    weights : array, shape (item,), (label_set, item) or (fold, label_set, item), floating, optional
-        Weight of each item in the loss; not negative.
+    weights : array, shape (item,), (label_set, item) or (fold, label_set, item), floating, or callable, optional
+        Weight of each item in the loss; not negative. A function gives those of a fold, by its number, as float64 of
+        shape (label_set, item).
     groups : array, shape (item,), optional
         Items that are left out together when a penalty is chosen: by ``choose="groups"``, or in inner folds.
     inner_splits : int
@@ -145,6 +148,10 @@ def fit_many(
     workers : int
         Threads that work on sites and folds side by side, each with one thread of BLAS; on the CPU only. The results
         are the same, bit for bit, for any number above one, and for one where BLAS has one thread.
+    memory : float
+        Bytes that the work may take, about, beside the states of a site as they were read and the results. A site
+        whose standardised copies would take more than half of it, with many more items than features, is worked in
+        slices (:mod:`._streamed`), which needs ``choose="gcv"`` and the CPU.
     progress : callable, optional
         Called with the number of finished and of all pairs of site and fold.
 
@@ -163,7 +170,7 @@ def fit_many(
     if not len(strengths) or not (np.isfinite(strengths) & (strengths > 0)).all():
         raise RunError("cannot fit probes", found=f"C={C}", allowed="positive numbers")
     table, classes = checked_labels(labels, n_classes)
-    plan = Plan(X, table.shape, folds, weights, groups, penalties, choose, names, device, progress, workers)
+    plan = Plan(X, table.shape, folds, weights, groups, penalties, choose, names, device, progress, workers, memory)
     allowed = plan.weighing(table >= 0)
     possible = fitable(table, plan, allowed, classes, one_class)
     shape = (plan.sites, len(plan.folds), len(table))
@@ -173,15 +180,15 @@ def fit_many(
     basis = contrasts(classes, numbers.to(torch.float64))
 
     @torch.inference_mode()
-    def work(sites: list[int], scaled: list[Scaled], fold: int) -> None:
+    def work(sites: list[int], scaled: list[Scaled] | list[Streamed], fold: int) -> None:
         train, test = plan.folds[fold]
         geometry = _Geometry(scaled, fold, kind)
-        fits_in = max(1, int(_LABEL_SETS_BYTES / (8 * len(train) * classes * len(sites))))
+        fits_in = max(1, int(plan.room(scaled, _LABEL_SETS_BYTES) / (8 * len(train) * classes * len(sites))))
         used = np.flatnonzero(possible[fold])
         for some in np.array_split(used, -(-len(used) // fits_in)) if len(used) else []:
             chosen = torch.from_numpy(table[some][:, train].T.copy()).to(plan.device)  # n l
             onehot = (chosen[:, None] == numbers).to(torch.float64)
-            weight = allowed(fold)[some][:, train]
+            weight = allowed(fold, some)[:, train]
             at = np.ix_(np.array(sites), np.array([fold]), some)
             if kind == "logistic":
                 inner = plan.inner_folds(fold, inner_splits) if len(strengths) > 1 else []
@@ -222,18 +229,20 @@ def regress_many(
     choose: str = "gcv",
     choose_weighted: bool = True,
     shuffled_from: int | None = None,
-    weights: NDArray[np.floating[Any]] | None = None,
+    weights: NDArray[np.floating[Any]] | Callable[[int], NDArray[np.float64]] | None = None,
     groups: NDArray[Any] | None = None,
     names: Sequence[str] | None = None,
     device: str = "cpu",
     workers: int = 1,
+    memory: float = MEMORY,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Predict numbers out of fold by ridge regression, for all sites and sets of targets.
 
     Parameters
     ----------
-    X, folds, penalties, choose, choose_weighted, shuffled_from, weights, groups, names, device, workers, progress
+    X, folds, penalties, choose, choose_weighted, shuffled_from, weights, groups, names, device, workers, memory,
+    progress
         As in :func:`fit_many`.
     targets : array, shape (target_set, item) or (item,), floating
         NaN for items that a set does not use in training.
@@ -252,7 +261,7 @@ def regress_many(
     table = np.atleast_2d(np.asarray(targets, dtype=np.float64))
     if table.ndim != 2 or not table.size or np.isinf(table).any():
         raise RunError("cannot regress", found=f"targets of shape {table.shape}", allowed="finite, (target_set, item)")
-    plan = Plan(X, table.shape, folds, weights, groups, penalties, choose, names, device, progress, workers)
+    plan = Plan(X, table.shape, folds, weights, groups, penalties, choose, names, device, progress, workers, memory)
     allowed = plan.weighing(~np.isnan(table))
     out = np.full((plan.sites, *table.shape), np.nan)
     penalty = np.full((plan.sites, len(plan.folds), len(table)), np.nan)
@@ -261,21 +270,19 @@ def regress_many(
             raise RunError("cannot regress", found=f"a set of targets without a training item in fold {fold}")
 
     @torch.inference_mode()
-    def work(sites: list[int], scaled: list[Scaled], fold: int) -> None:
+    def work(sites: list[int], scaled: list[Scaled] | list[Streamed], fold: int) -> None:
         train, test = plan.folds[fold]
-        target = torch.from_numpy(np.nan_to_num(table[:, train]).T.copy())[:, None].to(plan.device)
-        scores, number = _ridge(
-            _Geometry(scaled, fold, "ridge"),
-            target,
-            allowed(fold)[:, train],
-            fold,
-            plan,
-            choose_weighted,
-            len(table) if shuffled_from is None else shuffled_from,
+        geometry = _Geometry(scaled, fold, "ridge")
+        fits_in = (
+            max(1, int(plan.room(scaled, np.inf) / (8 * len(train) * len(sites)))) if geometry.sliced else len(table)
         )
-        penalty[sites, fold] = plan.penalties[number.cpu().numpy()]
-        for row, site in enumerate(sites):
-            out[site][:, test] = scores[row, :, 0].mT.cpu().numpy()
+        for some in np.array_split(np.arange(len(table)), -(-len(table) // fits_in)):
+            target = torch.from_numpy(np.nan_to_num(table[some][:, train]).T.copy())[:, None].to(plan.device)
+            exact = len(some) if shuffled_from is None else int((some < shuffled_from).sum())
+            scores, number = _ridge(geometry, target, allowed(fold, some)[:, train], fold, plan, choose_weighted, exact)
+            penalty[np.ix_(np.array(sites), np.array([fold]), some)] = plan.penalties[number.cpu().numpy()][:, None]
+            for row, site in enumerate(sites):
+                out[site][np.ix_(some, test)] = scores[row, :, 0].mT.cpu().numpy()
 
     plan.run(work, len(table), iterates=False)
     return out, penalty
@@ -287,15 +294,33 @@ class _Geometry:
     Attributes
     ----------
     by_items : bool
-    train : tensor, shape (site, item, item) or (site, item, feature)
-    test : tensor, shape (site, test item, item) or (site, test item, feature)
+    train : tensor, shape (site, item, item) or (site, item, feature), or StreamedFold
+    test : tensor, shape (site, test item, item) or (site, test item, feature), or StreamedFold
+    batch, tested : int
+        Sites, and test items.
     """
 
-    def __init__(self, scaled: list[Scaled], fold: int, kind: str) -> None:
-        first = scaled[0]
+    train: Tensor | StreamedFold
+    test: Tensor | StreamedFold
+
+    def __init__(self, scaled: list[Scaled] | list[Streamed], fold: int, kind: str) -> None:
+        first, self.batch = scaled[0], len(scaled)
+        self.sliced = isinstance(first, Streamed)
+        if isinstance(first, Streamed):
+            self.by_items, self.train = False, first.fold(fold)
+            self.test, self.tested = self.train, self.train.tested
+            return
         self.by_items = first.by_items(fold) if kind == "logistic" else first.fewer_items(fold)
-        pairs = [one.gram(fold) if self.by_items else one.rows(fold) for one in scaled]
-        self.train, self.test = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        whole = cast("list[Scaled]", scaled)
+        pairs = [one.gram(fold) if self.by_items else one.rows(fold) for one in whole]
+        train, test = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        self.train, self.test, self.tested = train, test, test.shape[1]
+
+    def predict(self, coef: Tensor) -> Tensor:
+        """Return fitted values (site, test item, column) for coefficients (site, coefficient, column)."""
+        if isinstance(self.test, StreamedFold):
+            return self.test.forward(coef[0], test=True)[None]
+        return product(self.test, coef)
 
 
 def _logistic(
@@ -309,11 +334,11 @@ def _logistic(
     """Return test probabilities (b l m k), and per site and label set number of C, objective and gap."""
     some = weight[:1] if bool((weight == weight[:1]).all()) else weight
     cost = torch.from_numpy(some.T.copy())[:, None].to(onehot.device)
-    b, (_, k, sets) = len(geometry.train), onehot.shape
+    b, (_, k, sets) = geometry.batch, onehot.shape
     number = torch.zeros((b, sets), dtype=torch.int64, device=onehot.device)
     if len(strengths) > 1:
         number = choose_strength(geometry.train, geometry.by_items, onehot, cost, strengths.tolist(), inner)
-    probability = onehot.new_empty((b, geometry.test.shape[1], k, sets))
+    probability = onehot.new_empty((b, geometry.tested, k, sets))
     objective, gap = onehot.new_empty((b, sets)), onehot.new_empty((b, sets))
     for one in sorted(set(number.flatten().tolist())):
         chosen = number == one
@@ -322,7 +347,7 @@ def _logistic(
             geometry.train, geometry.by_items, onehot[..., columns],
             cost if cost.shape[-1] == 1 else cost[..., columns], C=float(strengths[one]), tol=tol,
         )  # fmt: skip
-        logits = product(geometry.test, fit.coef.flatten(2)).view(b, -1, k, len(columns)) + fit.bias
+        logits = geometry.predict(fit.coef.flatten(2)).view(b, -1, k, len(columns)) + fit.bias
         mine = chosen[:, columns]
         now = torch.softmax(logits, 2)
         probability[..., columns] = torch.where(mine[:, None, None], now, probability[..., columns])
@@ -343,7 +368,7 @@ def _ridge(
     """Return test scores (b m k l) and the numbers of the penalties (b l)."""
     penalties = torch.from_numpy(plan.penalties).to(plan.device)
     k, sets = target.shape[1:]
-    b, m = geometry.test.shape[:2]
+    b, m = geometry.batch, geometry.tested
     scores = target.new_empty((b, m, k, sets))
     number = torch.empty((b, sets), dtype=torch.int64, device=plan.device)
     decompose = Spectrum.of_gram if geometry.by_items else Spectrum.of_rows
@@ -352,14 +377,21 @@ def _ridge(
     for row, vector in enumerate(different):
         mine = np.flatnonzero(which.reshape(-1) == row)
         columns = torch.from_numpy(mine).to(plan.device)
-        spectrum = decompose(geometry.train, geometry.test, torch.from_numpy(vector).to(plan.device))
         some, groups = target[..., columns], plan.groups(fold)
+        own = torch.from_numpy(weight[mine].T.copy()).to(plan.device)
+        shuffles_from = int((mine < exact).sum())
+        if isinstance(geometry.train, StreamedFold) or isinstance(geometry.test, StreamedFold):
+            assert isinstance(geometry.train, StreamedFold)
+            scores[..., columns], number[:, columns] = streamed_ridge(
+                geometry.train, some, own, penalties, shared=torch.from_numpy(vector), exact=shuffles_from
+            )
+            continue
+        spectrum = decompose(geometry.train, geometry.test, torch.from_numpy(vector).to(plan.device))
         if bool((weight[mine] == vector).all()):
             found = ridge_scores(spectrum, some, penalties, choose=plan.choose, groups=groups)
         else:
-            own = torch.from_numpy(weight[mine].T.copy()).to(plan.device)
             found = weighted_scores(
-                spectrum, some, own, penalties, choose=plan.choose, groups=groups, exact=int((mine < exact).sum())
+                spectrum, some, own, penalties, choose=plan.choose, groups=groups, exact=shuffles_from
             )
         scores[..., columns], number[:, columns] = found
     return scores, number

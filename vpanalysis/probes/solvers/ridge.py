@@ -30,7 +30,7 @@ from torch import Tensor
 
 from vpanalysis.probes.solvers._products import product
 
-__all__ = ["CHOICES", "Spectrum", "choose_penalty", "contrasts", "ridge_scores", "to_simplex"]
+__all__ = ["CHOICES", "Spectrum", "choose_penalty", "contrasts", "gcv_errors", "ridge_scores", "to_simplex"]
 
 CHOICES = ("loo", "groups", "gcv")
 """How a penalty can be chosen: leaving out items, leaving out groups of items, generalised cross-validation."""
@@ -185,16 +185,10 @@ def _errors(
     """Return the sum of squared errors on items left out, per penalty and target column."""
     q, root = spectrum.vectors, spectrum.root
     if choose == "gcv":
-        real = (spectrum.values > 0).to(left.dtype)
-        here = (root > 0).sum()
-        # A weight of two is an item that is there twice. Weights below one do not make items fewer than they are.
-        items = torch.maximum(root.square().sum(), here)
-        free = (items - 1 - real.sum(1))[:, None] + (left * real[:, :, None]).sum(1)
-        error = product(left.square().mT, u.square())
         # With a direction for every item but one, the one that the mean takes, nothing is outside of them.
-        if bool((real.sum(1) < here - 1).any()):
-            error += (y - product(q, u)).square().sum(1)[:, None]
-        return error / free.square()[:, :, None]
+        some = bool(((spectrum.values > 0).sum(1) < (root > 0).sum() - 1).any())
+        outside = (y - product(q, u)).square().sum(1) if some else torch.zeros_like(u[:, 0])
+        return _gcv(spectrum.values, u, left, root.square(), outside)
     outside = y - product(q, u)  # what no direction of the rows explains, at any penalty
     share = root / root.norm()
     # In float32 from here: a choice between penalties does not need the seventh digit, and half the time is spent here.
@@ -221,6 +215,38 @@ def _errors(
         error = product(narrow, single[:, :, p, None] * u).add_(outside)[:, index] * real[:, :, None].float()
         errors.append((inverse.float() @ error).square_().sum((1, 2)))
     return torch.stack(errors, 1)
+
+
+def gcv_errors(
+    values: Float[Tensor, "b r"],
+    u: Float[Tensor, "b r c"],
+    penalties: Float[Tensor, " p"],
+    weight: Float[Tensor, " n"],
+    outside: Float[Tensor, "b c"],
+) -> Float[Tensor, "b p c"]:
+    """Return the generalised cross-validation error of every penalty and target column.
+
+    Parameters
+    ----------
+    values : tensor, shape (batch, direction)
+        Of the training rows' inner products; zero for directions without data.
+    u : tensor, shape (batch, direction, column)
+        Targets along the directions.
+    penalties : tensor, shape (penalty,)
+    weight : tensor, shape (item,)
+    outside : tensor, shape (batch, column)
+        Squares of the targets that no direction explains.
+    """
+    return _gcv(values, u, penalties / (values[:, :, None] + penalties), weight, outside)
+
+
+def _gcv(values: Tensor, u: Tensor, left: Tensor, weight: Tensor, outside: Tensor) -> Float[Tensor, "b p c"]:
+    real = (values > 0).to(left.dtype)
+    # A weight of two is an item that is there twice. Weights below one do not make items fewer than they are.
+    items = torch.maximum(weight.sum(), (weight > 0).sum())
+    free = (items - 1 - real.sum(1))[:, None] + (left * real[:, :, None]).sum(1)
+    error = product(left.square().mT, u.square()) + outside[:, None]
+    return error / free.square()[:, :, None]
 
 
 def to_simplex(scores: Float[Tensor, "... k"], exists: Tensor | None = None) -> Float[Tensor, "... k"]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from vpanalysis.errors import RunError
 from vpanalysis.probes.solvers._products import product
 from vpanalysis.probes.solvers._spaces import FeatureSpace
+from vpanalysis.probes.solvers._streamed import StreamedFold, solve_streamed
 from vpanalysis.probes.solvers.gram import solve_gram
 from vpanalysis.probes.solvers.newton import LogisticFit, solve_logistic
 
@@ -64,7 +65,7 @@ def inner_folds(members: NDArray[np.int64], splits: int, seed: int) -> list[NDAr
 
 
 def fit_rows(
-    rows: Float[Tensor, "b n x"],
+    rows: Float[Tensor, "b n x"] | StreamedFold,
     by_items: bool,
     onehot: Float[Tensor, "n k sets"],
     cost: Float[Tensor, "n 1 sets"],
@@ -73,14 +74,16 @@ def fit_rows(
     tol: float,
     start: LogisticFit | None = None,
 ) -> LogisticFit:
-    """Solve on inner products of centred rows (`by_items`) or on the rows themselves."""
+    """Solve on inner products of centred rows (`by_items`), on the rows themselves, or on rows that come in slices."""
+    if isinstance(rows, StreamedFold):
+        return solve_streamed(rows, onehot, cost, C=C, tol=tol, start=start)
     if by_items:
         return solve_gram(rows, onehot, cost, C=C, tol=tol, start=start)
     return solve_logistic(FeatureSpace(rows), onehot, cost, C=C, tol=tol, start=start)
 
 
 def choose_strength(
-    rows: Float[Tensor, "b n x"],
+    rows: Float[Tensor, "b n x"] | StreamedFold,
     by_items: bool,
     onehot: Float[Tensor, "n k sets"],
     cost: Float[Tensor, "n 1 sets"],
@@ -91,7 +94,7 @@ def choose_strength(
 
     Parameters
     ----------
-    rows : tensor, shape (site, item, item) or (site, item, feature)
+    rows : tensor, shape (site, item, item) or (site, item, feature), or StreamedFold
         Inner products of the centred training rows, or the rows.
     by_items : bool
         Which of the two.
@@ -107,17 +110,22 @@ def choose_strength(
     tensor, shape (site, label set), int64
         The first, so the smallest C, of the best.
     """
-    b, (_, k, sets) = len(rows), onehot.shape
+    b, (_, k, sets) = 1 if isinstance(rows, StreamedFold) else len(rows), onehot.shape
     loss = onehot.new_zeros((len(strengths), b, sets))
     for left_out in folds:
-        out = torch.from_numpy(np.flatnonzero(left_out)).to(rows.device)
-        kept = torch.from_numpy(np.flatnonzero(~left_out)).to(rows.device)
+        out = torch.from_numpy(np.flatnonzero(left_out)).to(onehot.device)
+        kept = torch.from_numpy(np.flatnonzero(~left_out)).to(onehot.device)
         inner, weight = onehot[kept], cost[kept]
         exists = (inner * weight).sum(0) > 0
         usable = (exists.sum(0) > 1).nonzero()[:, 0]
         if not len(usable):
             continue
-        train, test = _within(rows, by_items, kept, out)
+        train: Tensor | StreamedFold
+        test: Tensor | None = None
+        if isinstance(rows, StreamedFold):
+            train = rows.within(kept.numpy(), out.numpy())
+        else:
+            train, test = _within(rows, by_items, kept, out)
         some = slice(None) if cost.shape[-1] == 1 else usable
         # An item of a class that the inner fold never saw costs the same at every strength.
         judged = (onehot[out][..., usable] * exists[:, usable]) * cost[out][..., some]
@@ -126,11 +134,20 @@ def choose_strength(
             start = fit_rows(
                 train, by_items, inner[..., usable], weight[..., some], C=strength, tol=_ROUGH, start=start
             )
-            logits = product(test, start.coef.flatten(2)).view(b, len(out), k, len(usable)) + start.bias
+            flat = start.coef.flatten(2)
+            fitted = (
+                train.forward(flat[0], test=True) if isinstance(train, StreamedFold) else product(_there(test), flat)
+            )
+            logits = fitted.view(b, len(out), k, len(usable)) + start.bias
             # Classes that do not exist have a log probability of -1e30, which zero weight does not undo.
             log_p = torch.log_softmax(logits, 2).clamp_min(-1e6)
             loss[number][:, usable] -= (judged * log_p).sum((1, 2))
     return loss.argmin(0)
+
+
+def _there(rows: Tensor | None) -> Tensor:
+    assert rows is not None
+    return rows
 
 
 def _within(rows: Tensor, by_items: bool, kept: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from vpanalysis.errors import RunError
 from vpanalysis.probes.solvers._plan import Folds, Plan, Progress, checked_labels, fitable
 from vpanalysis.probes.solvers._scaling import Scaled
+from vpanalysis.probes.solvers._streamed import Streamed
 from vpanalysis.probes.solvers.networks import Nets, Recipe, Rows, Start, Task, held_out
 
 __all__ = ["MLPFits", "train_many"]
@@ -125,7 +126,7 @@ def train_many(
     steps = np.zeros((plan.sites, len(plan.folds), len(table)), dtype=np.int64)
     start = Start(recipe, numbers, classes, torch.float64 if dtype == "float64" else torch.float32, plan.device)
 
-    def work(sites: list[int], scaled: list[Scaled], fold: int) -> None:
+    def work(sites: list[int], scaled: list[Scaled] | list[Streamed], fold: int) -> None:
         used = np.flatnonzero(possible[fold])
         if not len(used):
             return
@@ -134,7 +135,7 @@ def train_many(
             table[used][:, train], allowed(fold)[used][:, train], held_out(members[train], recipe.holdout, fold),
             classes, start,
         )  # fmt: skip
-        rows = Rows([one.rows(fold) for one in scaled], start)
+        rows = Rows([one.rows(fold) for one in cast("list[Scaled]", scaled)], start)
         number = torch.full((len(sites), len(used)), recipe.max_steps, device=plan.device)
         if recipe.choose_steps and task.can_choose:
             number = Nets(rows, task, start).search()

@@ -17,7 +17,7 @@ Of shuffled labels nothing but an accuracy is ever looked at, so they are left a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +26,7 @@ from torch import Tensor
 from vpanalysis.probes.solvers._products import product
 from vpanalysis.probes.solvers.ridge import Spectrum, choose_penalty
 
-__all__ = ["weighted_scores"]
+__all__ = ["conjugate_gradients", "precision", "weighted_scores"]
 
 _ENOUGH, _ENOUGH_SINGLE = 1e-16, 1e-13
 """Squared relative residual, in float64 and in float32: predictions are then right to some eight and six digits."""
@@ -103,15 +103,7 @@ def _fit(
     shuffled: bool,
 ) -> Float[Tensor, "b m k sets"]:
     """Return the test scores of the weighted fits of some sites, at one penalty per label set."""
-    # Weights of mean one with the penalty to match, and targets of size one: float32 has no scales to carry.
-    heavy = weight > 0
-    typical = weight.sum(0) / heavy.sum(0)
-    w = weight / typical
-    least = torch.where(heavy, w, torch.inf).amin(0)
-    dtype, enough = torch.float64, _ENOUGH
-    if bool((w.amax(0) <= _ALIKE * least).all()):
-        dtype, enough = torch.float32, _ENOUGH_SINGLE
-    enough = _ENOUGH_SHUFFLED if shuffled else enough
+    w, typical, dtype, enough = precision(weight, shuffled)
     w = w[:, None]
     mean = (target * w).sum(0) / w.sum(0)
     centred = target - mean
@@ -133,6 +125,23 @@ def _fit(
     return scores.mul_(scale).add_(mean)
 
 
+def precision(
+    weight: Float[Tensor, "n sets"], shuffled: bool
+) -> tuple[Float[Tensor, "n sets"], Float[Tensor, " sets"], torch.dtype, float]:
+    """Return weights of mean one, what they were divided by, and the precision and squared residual of the steps.
+
+    With the penalty divided as well, and targets of size one, float32 has no scales to carry.
+    """
+    heavy = weight > 0
+    typical = weight.sum(0) / heavy.sum(0)
+    w = weight / typical
+    least = torch.where(heavy, w, torch.inf).amin(0)
+    dtype, enough = torch.float64, _ENOUGH
+    if bool((w.amax(0) <= _ALIKE * least).all()):
+        dtype, enough = torch.float32, _ENOUGH_SINGLE
+    return w, typical, dtype, _ENOUGH_SHUFFLED if shuffled else enough
+
+
 def _solve(
     rows: Float[Tensor, "b n r"],
     weight: Float[Tensor, "n 1 sets"],
@@ -146,16 +155,36 @@ def _solve(
 
     They end when the squared residual, in the norm of the preconditioner `inverse`, is `enough` of what it was.
     """
-    b, back, (_, k, sets) = len(rows), rows.mT, target.shape
-    r = product(back, target.flatten(1)).view(b, -1, k, sets)
+    b, turned, (_, k, sets) = len(rows), rows.mT, target.shape
+
+    def forward(coef: Tensor) -> Tensor:
+        return product(rows, coef.flatten(2)).view(b, -1, k, sets)
+
+    def back(values: Tensor) -> Tensor:
+        return product(turned, values.flatten(2)).view(b, -1, k, sets)
+
+    return conjugate_gradients(forward, back, weight, shrink, inverse, target[None], enough, limit)
+
+
+def conjugate_gradients(
+    forward: Callable[[Tensor], Tensor],
+    back: Callable[[Tensor], Tensor],
+    weight: Float[Tensor, "n 1 sets"],
+    shrink: Float[Tensor, "b r 1 sets"],
+    inverse: Float[Tensor, "b r 1 sets"],
+    target: Float[Tensor, "b n k sets"],
+    enough: float,
+    limit: int = 500,
+) -> Float[Tensor, "b r k sets"]:
+    """Minimise as above, with rows of which only the products with coefficients and with fitted values are known."""
+    r = back(target)
     coef, d = torch.zeros_like(r), r * inverse
     rz = (r * d).sum(1, keepdim=True)
     aim = (rz * enough).clamp_min_(_NOTHING)
     for _ in range(limit):
         if not bool((rz > aim).any()):
             break
-        fitted = product(rows, d.flatten(2)).view(b, -1, k, sets).mul_(weight)
-        q = product(back, fitted.flatten(2)).view(b, -1, k, sets).addcmul_(shrink, d)
+        q = back(forward(d).mul_(weight)).addcmul_(shrink, d)
         # A system that is solved goes on in ever smaller steps, which do no harm.
         length = rz / (d * q).sum(1, keepdim=True).clamp_min_(_NOTHING)
         coef.addcmul_(length, d)
