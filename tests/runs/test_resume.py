@@ -136,7 +136,19 @@ def test_stopped_between_any_two_steps_of_a_block(tmp_path, monkeypatch, step, a
     if step == "store":
         monkeypatch.setattr(ActivationStore, "write", stop_at(ActivationStore.write, at))
     elif step == "one variable":
-        monkeypatch.setattr(ActivationStore, "_array", stop_at(ActivationStore._array, 6 * at + 2))
+        # Arrays that are asked for while a block is written; opening the store looks at each of them, too.
+        stopping, plain, write = (
+            stop_at(ActivationStore._array, 6 * at + 2),
+            ActivationStore._array,
+            ActivationStore.write,
+        )
+
+        def writing(store, *args, **kwargs):
+            monkeypatch.setattr(ActivationStore, "_array", stopping)
+            write(store, *args, **kwargs)
+            monkeypatch.setattr(ActivationStore, "_array", plain)
+
+        monkeypatch.setattr(ActivationStore, "write", writing)
     elif step == "predictions":
         monkeypatch.setattr("vpanalysis._writing.write_predictions", stop_at(_predictions.write_predictions, at))
     elif step == "marker":
