@@ -47,8 +47,9 @@ def write_run(folder: Path, items: int, sites: int, features: int, *, block_size
     from vpanalysis._run import STORE_NAME
     from vpanalysis.benchmark.audio import ArrayAudio
     from vpanalysis.benchmark.items import Item
+    from vpanalysis.capture.layouts import layout
     from vpanalysis.capture.reducers import Reducer
-    from vpanalysis.capture.store import ActivationStore, layout
+    from vpanalysis.capture.store import ActivationStore
 
     rng = np.random.default_rng(seed)
     names = [f"encoder[{number}]" for number in range(sites)]

@@ -1,4 +1,4 @@
-"""What the gallery of figures needs beyond scores and linear probes: the fifth stage of `reproduce` with ``full=True``.
+"""What the gallery of figures needs beyond scores and linear probes: one more stage of `reproduce`, with ``full=True``.
 
 Why it exists. Most of the paper's claims rest on something that a Run does not hold by itself: answers to clips played
 backwards, probes of more layers, encoders of other kinds, and, beyond the paper, what happens when states are changed.
@@ -10,8 +10,8 @@ whose result is there, for this Run and this code, is not done again. Interventi
 (``_ITEMS``), because their intervals narrow with speakers and wordings and not with more clips of them.
 
 The encoders of other kinds are *untrained*: a Whisper, a HuBERT and a CLAP tower of a few layers with random weights,
-since no trained one comes with the package. They are the floor that a trained encoder has to rise above, and are
-called untrained wherever they are shown.
+since no trained one comes with the package. They tell what layers that learned nothing hold, which is more than chance
+and more than a trained layer that was taught to forget, and are called untrained wherever they are shown.
 
 >>> [part.verb for part in parts_of("mini-base", ("mini-base",))][:2]
 ['reversed', 'listen']

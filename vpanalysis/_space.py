@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vpanalysis._passes import Passes
     from vpanalysis.benchmark.items import Benchmark
     from vpanalysis.capture.audio_cache import AudioCache
-    from vpanalysis.capture.store import Variable
+    from vpanalysis.capture.layouts import Variable
 
 __all__ = ["check_space", "human_bytes", "say"]
 

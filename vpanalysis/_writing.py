@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from vpanalysis._passes import Heard, Passes
     from vpanalysis.benchmark.items import Benchmark, Item
     from vpanalysis.benchmark.prompts import PromptTemplate
+    from vpanalysis.capture.layouts import Variable
     from vpanalysis.capture.recorder import States
     from vpanalysis.capture.reducers import Plan
-    from vpanalysis.capture.store import ActivationStore, Variable
+    from vpanalysis.capture.store import ActivationStore
     from vpanalysis.models.facade import AudioLLM
 
 __all__ = [
@@ -195,7 +196,7 @@ def write_blocks(folder: Path, passes: Passes, bench: Benchmark, progress: bool)
     manifest = _manifest.read_manifest(folder)
     size = int(manifest["block_size"])
     sizes = passes.sizes(bench[0])
-    from vpanalysis.capture.store import layout
+    from vpanalysis.capture.layouts import layout
 
     variables = layout(passes.plan, sizes.widths, passes.longest(bench))
     passes.cache = check_space(folder, passes, bench, variables, manifest, sizes.cache_bytes_per_window, progress)

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vpanalysis.capture.layouts import layout
 from vpanalysis.capture.reducers import make_plan
-from vpanalysis.capture.store import ActivationStore, layout
+from vpanalysis.capture.store import ActivationStore
 from vpanalysis.errors import RunError
 
 SITES = [

@@ -144,7 +144,7 @@ class Sources:
     # What is kept in them ---------------------------------------------------------------------------------------------
 
     def score(self, name: str) -> Score:
-        """Return the Score of a Run by its option logits, or by its replies where it has them; stored, or made."""
+        """Return the Score of a Run by its option logits, or by its replies where it has them; made once."""
         from vpanalysis._predictions import recorded_kinds
         from vpanalysis.scoring import score
 

@@ -1,8 +1,9 @@
-"""Encoders of other kinds with random weights: the floor under a comparison of encoders.
+"""Encoders of other kinds with random weights: the control in a comparison of encoders.
 
 Why it exists. "The middle layers of this encoder tell the voice" means little until one knows what layers that
-learned nothing tell: convolutions and attention over a spectrogram with random weights keep much of it. A trained
-encoder has to rise above that. And pictures of several encoders need several, which cannot be downloaded everywhere.
+learned nothing tell: convolutions and attention over a spectrogram with random weights keep much of it. What a
+trained layer holds is to be read beside that. And pictures of several encoders need several, which cannot be
+downloaded everywhere.
 
 The idea. Hugging Face's own classes for Whisper, HuBERT and CLAP's audio branch, a few layers each, from a seed. Names
 begin with ``untrained``, so that no table shows them as anything else.
