@@ -223,21 +223,26 @@ def test_draws_are_the_same_however_few_there_are_at_once(folder, monkeypatch):
 
 
 def test_memory_grows_with_a_site_and_not_with_their_number(script, tmp_path):
-    """8,000 items x 256 features are 8 MB a site as float32; twelve sites are 98 MB, and 200 MB in float64."""
-    options = {"memory_gb": 0.02, "group_by": "speaker", "shuffles": 1, "n_splits": 2, "estimator": "ridge"}
-    peak = {}
-    for items, some in ((2000, (12,)), (8000, (3, 12))):
-        run = script.write_run(tmp_path / str(items), items, 12, 256)
-        for sites in some:
-            names = [f"encoder[{n}]" for n in range(sites)]
-            peak[items, sites] = script.measure("probe_layers", run, **options, sites=names)["peak_mb"]
-        peak[items, "score"] = script.measure("score", run)["peak_mb"]
+    """8,000 items x 256 features are 8 MB a site as float32; 24 sites are 197 MB, and twice that in float64.
+
+    The same process takes 10 to 30 MB more or less from one time to the next, by what the allocator keeps; the bars lie
+    further than that from what is expected and from what holding all sites would take.
+    """
+    options = {"group_by": "speaker", "shuffles": 1, "n_splits": 2, "estimator": "ridge"}
+    small, large = (script.write_run(tmp_path / str(items), items, 24, 256) for items in (2000, 8000))
+
+    def peak(run, sites, memory_gb=0.02):
+        names = [f"encoder[{n}]" for n in range(sites)]
+        return script.measure("probe_layers", run, **options, memory_gb=memory_gb, sites=names)["peak_mb"]
+
     site = 8000 * 256 * 4 / 1e6
-    # Nine more sites are 74 MB as they are stored: less than half of that is what an allocator may do with the rest.
-    assert peak[8000, 12] - peak[8000, 3] < 4 * site, peak
-    # Four times the items: the work of one site, some tables, and nothing that the other eleven would need.
-    assert peak[8000, 12] - peak[2000, 12] < 12 * site, peak
-    assert peak[8000, "score"] - peak[2000, "score"] < 60, peak
+    few, all_of_them, held = peak(large, 3), peak(large, 24), peak(large, 24, memory_gb=10.0)
+    # 21 more sites are 172 MB as they are stored.
+    assert all_of_them - few < 10 * site, (few, all_of_them)
+    # Four times the items: the work of one site (some 90 MB), some tables, and nothing that the other 23 would need.
+    assert all_of_them - peak(small, 24) < 20 * site
+    assert held - all_of_them > 24 * site, (held, all_of_them)
+    assert script.measure("score", large)["peak_mb"] - script.measure("score", small)["peak_mb"] < 60
 
 
 @pytest.mark.parametrize(
