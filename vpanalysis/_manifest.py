@@ -13,13 +13,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vpanalysis._places import reported, write_whole
 from vpanalysis.errors import RunError
 
 __all__ = [
@@ -121,13 +121,7 @@ def text_sha(text: str) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8") as handle:
-        json.dump(content, handle, indent=1, ensure_ascii=False)
-        handle.write("\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    part.replace(path)
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -140,7 +134,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_NAME
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        with reported(folder):
+            manifest = json.loads(path.read_bytes().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         near = sorted(p.parent.name for p in folder.parent.glob(f"*/{MANIFEST_NAME}"))[:8]
         raise RunError(

@@ -11,8 +11,8 @@ failed item has its reason and no prediction. Pages carry checksums, which are v
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vpanalysis._calibrated import COLUMN
+from vpanalysis._places import is_local, write_whole
 from vpanalysis.benchmark.items import ITEM_COLUMNS, Item
 from vpanalysis.benchmark.parsing import parse_answer
 from vpanalysis.errors import RunError
@@ -143,12 +144,12 @@ def write_predictions(folder: Path, block: int, items: Sequence[Item], answers: 
     rows = [_row(item, answer) for item, answer in zip(items, answers, strict=True)]
     table = pa.Table.from_pylist(rows, schema=_schema())
     path = block_path(folder, block)
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    pq.write_table(table, part, compression="zstd", write_page_checksum=True)
-    with part.open("rb") as handle:
-        os.fsync(handle.fileno())
-    part.replace(path)
+    if is_local(path):
+        path.parent.mkdir(exist_ok=True)
+    # A block is a few kilobytes an item: made in memory, so that a file system and an object store get the same bytes.
+    made = io.BytesIO()
+    pq.write_table(table, made, compression="zstd", write_page_checksum=True)
+    write_whole(path, made.getvalue())
 
 
 def read_predictions(folder: Path, blocks: Sequence[int]) -> pd.DataFrame:
@@ -167,7 +168,8 @@ def read_predictions(folder: Path, blocks: Sequence[int]) -> pd.DataFrame:
     for block in blocks:
         path = block_path(folder, block)
         try:
-            tables.append(pq.read_table(path, page_checksum_verification=True, partitioning=None))
+            source = path if is_local(path) else io.BytesIO(path.read_bytes())
+            tables.append(pq.read_table(source, page_checksum_verification=True, partitioning=None))
         except (OSError, pa.ArrowException) as error:
             raise RunError(
                 f"cannot read {str(path)!r}",

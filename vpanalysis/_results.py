@@ -34,6 +34,7 @@ import pandas as pd
 
 from vpanalysis._html import html_table, text_table
 from vpanalysis._saved import RECORD, home_of, load_tables, manifest_sha, save_tables
+from vpanalysis._places import place_of
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class TableResult:
         if path is None:
             folder = home_of(self.settings, self.VERB)
         else:
-            folder = Path(path) if isinstance(path, (str, Path)) else self._home_in(path)
+            folder = self._home_in(path) if hasattr(path, "manifest") else place_of(path)
         return save_tables(folder, type(self).__name__, {t: getattr(self, t) for t in self.TABLES}, self.settings)
 
     def _home_in(self, run: Run) -> Path:
@@ -192,7 +193,7 @@ def load_result(path: str | Path) -> Any:
     RunError
         When the folder does not hold one.
     """
-    folder = Path(path)
+    folder = place_of(path)
     kind = _kind_of(folder)
     if kind is None or kind not in _KINDS:
         raise RunError(

@@ -138,7 +138,7 @@ def test_stopped_between_any_two_steps_of_a_block(tmp_path, monkeypatch, step, a
     elif step == "one variable":
         monkeypatch.setattr(ActivationStore, "_array", stop_at(ActivationStore._array, 6 * at + 2))
     elif step == "predictions":
-        monkeypatch.setattr("vpanalysis._writing.write_predictions", stop_at(_predictions.write_predictions, at))
+        monkeypatch.setattr("vpanalysis._worker.write_predictions", stop_at(_predictions.write_predictions, at))
     elif step == "marker":
         monkeypatch.setattr(_blocks, "write_marker", stop_at(_blocks.write_marker, at))
     else:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vpanalysis._places import is_local, names_in, zarr_store
 from vpanalysis.capture.reducers import Plan, Reducer
 from vpanalysis.capture.sites import clock_of, group_of
 from vpanalysis.errors import RunError
@@ -129,6 +130,10 @@ def layout(plan: Plan, widths: Mapping[str, int], max_frames: Mapping[str, int] 
     return variables
 
 
+def _shard_name(variable: Variable, block: int) -> str:
+    return ".".join(["c", str(block), *("0" for _ in variable.shape)])
+
+
 class ActivationStore:
     """The activations of one Run.
 
@@ -146,9 +151,9 @@ class ActivationStore:
     def __init__(self, path: Path) -> None:
         import zarr
 
-        self.path = Path(path)
+        self.path = path if not is_local(path) else Path(path)
         try:
-            self._group = zarr.open_group(str(self.path), mode="r+")
+            self._group = zarr.open_group(zarr_store(self.path), mode="r+")
             facts = dict(self._group.attrs)
         except (OSError, ValueError, KeyError) as error:
             raise RunError(f"cannot open {str(path)!r}", found=str(error) or "no zarr store") from error
@@ -207,7 +212,7 @@ class ActivationStore:
         import zarr
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
-        group = zarr.open_group(str(path), mode="w-", zarr_format=3)
+        group = zarr.open_group(zarr_store(path), mode="w-", zarr_format=3)
         group.attrs.update(
             {
                 "vpanalysis_format": _FORMAT,
@@ -262,11 +267,20 @@ class ActivationStore:
         return block * self.block_size, min(self.items, (block + 1) * self.block_size)
 
     def _shard(self, variable: Variable, block: int) -> Path:
-        return self.path / variable.name / ".".join(["c", str(block), *("0" for _ in variable.shape)])
+        return self.path / variable.name / _shard_name(variable, block)
 
     def has_block(self, block: int) -> bool:
         """Return whether every variable has the file of this block."""
         return all(self._shard(v, block).is_file() for v in self.variables)
+
+    def blocks(self) -> set[int]:
+        """Return the blocks for which every variable has its file, from one listing a variable."""
+        found: set[int] | None = None
+        for v in self.variables:
+            names = names_in(self.path / v.name)
+            there = {n for n in range(-(-self.items // self.block_size)) if _shard_name(v, n) in names}
+            found = there if found is None else found & there
+        return found or set()
 
     def write(self, block: int, states: Mapping[tuple[str, str], Any]) -> None:
         """Write all states of one block, whole; one writer a block.
@@ -356,7 +370,7 @@ class ActivationStore:
         """Return everything as a lazily loaded xarray Dataset."""
         import xarray as xr
 
-        data = xr.open_zarr(str(self.path), consolidated=False, chunks=None)
+        data = xr.open_zarr(zarr_store(self.path), consolidated=False, chunks=None)
         ours = [v.name for v in self.variables]
         # Labels are short and read at once, as plain strings that every tool knows; states stay on disk.
         labels = {}
