@@ -69,10 +69,14 @@ _LOOK = 1.0  # seconds between looks at the lease and at actors that have become
 class Hand:
     """An actor: one model, and the blocks that it is given."""
 
-    def __init__(self, model: AudioLLM | str, options: Mapping[str, Any] | None) -> None:
+    def __init__(self, model: str | Sequence[Any], options: Mapping[str, Any] | None) -> None:
         from vpanalysis.runs import loaded_model
 
-        self._worker = Worker(loaded_model(model, options))
+        if not isinstance(model, str):
+            import ray
+
+            model = ray.get(model[0])
+        self._worker = Worker(loaded_model(cast("AudioLLM | str", model), options))
         self._one = threading.Lock()
         self._begun: tuple[str | None, Passes, ActivationStore] | None = None
 
@@ -210,7 +214,7 @@ class Rays:
                 ray.init(
                     address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet
                 )
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        except Exception as error:  # Ray raises errors of many kinds here, some of them plain Exceptions
             raise RunError(
                 "cannot reach a Ray cluster",
                 found=_sentence(error),
@@ -229,7 +233,8 @@ class Rays:
 
     def _put(self, model: Any) -> Any:
         try:
-            return self._ray.put(model)
+            # In a list, so that an actor which is started again asks for it again; kept here as long as there are any.
+            return [self._ray.put(model)]
         except Exception as error:  # whatever pickling raises
             raise RunError(
                 f"cannot send the model {getattr(model, 'name', model)!r} to the workers",
