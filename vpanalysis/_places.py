@@ -69,8 +69,8 @@ def place_of(path: str | Path) -> Path:
         raise _lacking(path, "universal-pathlib") from error
     if found[1] == "file":
         return Path(UPath(path).path)
-    place = UPath(path, use_listings_cache=False)
     try:
+        place = UPath(path, use_listings_cache=False)
         _ = place.fs  # whose package is imported now, not in the middle of the work
     except (ImportError, ValueError) as error:
         raise _lacking(path, str(error)) from error

@@ -67,34 +67,54 @@ _LOOK = 1.0  # seconds between looks at the lease and at actors that have become
 
 
 class Hand:
-    """An actor: one model, and the blocks that it is given."""
+    """An actor: one model, and the blocks that it is given.
 
-    def __init__(self, model: str | Sequence[Any], options: Mapping[str, Any] | None) -> None:
-        from vpanalysis.runs import loaded_model
+    The model comes with every call, as its name or as a reference to it, and is taken in by the first: an actor that is
+    started again then has what it needs, wherever that is.
 
-        if not isinstance(model, str):
-            import ray
+    Parameters
+    ----------
+    options : mapping
+        Of `load_model`.
+    """
 
-            model = ray.get(model[0])
-        self._worker = Worker(loaded_model(cast("AudioLLM | str", model), options))
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
         self._one = threading.Lock()
+        self._worker: Worker | None = None
         self._begun: tuple[str | None, Passes, ActivationStore] | None = None
 
-    def facts(self) -> ModelFacts:
-        return self._worker.told
+    def _have(self, model: str | Sequence[Any]) -> Worker:
+        from vpanalysis.runs import loaded_model
 
-    def wording(self, item: Item, letters: Sequence[str], template: PromptTemplate) -> Wording:
-        return self._worker.wording(item, letters, template)
+        if self._worker is None:
+            if not isinstance(model, str):
+                import ray
 
-    def sizes(self, setup: Setup, item: Item) -> Sizes:
-        return self._worker.passes(setup).sizes(item)
+                model = ray.get(model[0])
+            self._worker = Worker(loaded_model(cast("AudioLLM | str", model), self._options))
+        return self._worker
 
-    def longest(self, setup: Setup, items: Sequence[Item]) -> dict[str, int]:
-        return self._worker.passes(setup).longest(items)
+    def facts(self, model: str | Sequence[Any]) -> ModelFacts:
+        with self._one:
+            return self._have(model).told
 
-    def block(self, setup: Setup, sha: str, number: int, items: Sequence[Item]) -> int:
+    def wording(
+        self, model: str | Sequence[Any], item: Item, letters: Sequence[str], template: PromptTemplate
+    ) -> Wording:
+        return self._have(model).wording(item, letters, template)
+
+    def sizes(self, model: str | Sequence[Any], setup: Setup, item: Item) -> Sizes:
+        return self._have(model).passes(setup).sizes(item)
+
+    def longest(self, model: str | Sequence[Any], setup: Setup, items: Sequence[Item]) -> dict[str, int]:
+        return self._have(model).passes(setup).longest(items)
+
+    def block(
+        self, model: str | Sequence[Any], setup: Setup, sha: str, number: int, items: Sequence[Item]
+    ) -> int:
         """Do a block and return its number; :class:`BlockFailed` when the model could not."""
-        passes, store = self._ready(setup, sha)
+        passes, store = self._ready(model, setup, sha)
         try:
             heard = passes.listen(items)
             with self._one:
@@ -106,14 +126,14 @@ class Hand:
         write_block(setup.folder, store, number, items, answers, states, facts_of_block(passes))
         return number
 
-    def _ready(self, setup: Setup, sha: str) -> tuple[Passes, ActivationStore]:
+    def _ready(self, model: str | Sequence[Any], setup: Setup, sha: str) -> tuple[Passes, ActivationStore]:
         from vpanalysis.capture.store import ActivationStore
 
         with self._one:
             if self._begun is None or self._begun[0] != sha:
                 if manifest_sha(setup.folder) != sha:
                     raise _other_folder(setup.folder)
-                self._begun = sha, self._worker.passes(setup), ActivationStore(setup.folder / STORE_NAME)
+                self._begun = sha, self._have(model).passes(setup), ActivationStore(setup.folder / STORE_NAME)
             return self._begun[1:]
 
 
@@ -233,7 +253,7 @@ class Rays:
 
     def _put(self, model: Any) -> Any:
         try:
-            # In a list, so that an actor which is started again asks for it again; kept here as long as there are any.
+            # In a list, so that it is a reference that arrives, and a model only where it is asked for.
             return [self._ray.put(model)]
         except Exception as error:  # whatever pickling raises
             raise RunError(
@@ -257,7 +277,7 @@ class Rays:
             num_cpus=1, num_gpus=1 if self._on_gpus() else 0, max_restarts=-1, max_task_retries=TRIES - 1,
             max_concurrency=_LANES, scheduling_strategy="SPREAD",
         )  # fmt: skip
-        return made.remote(self._sent_model, self._options)
+        return made.remote(self._options)
 
     def _get(self, reference: Any) -> Any:
         """Return an answer; what an actor raised on purpose is raised here, in the words it had there."""
@@ -269,17 +289,17 @@ class Rays:
     # The crew ---------------------------------------------------------------------------------------------------------
 
     def facts(self) -> ModelFacts:
-        return cast("ModelFacts", self._get(self._actors[0].facts.remote()))
+        return cast("ModelFacts", self._get(self._actors[0].facts.remote(self._sent_model)))
 
     def wording(self, item: Item, letters: Sequence[str], template: PromptTemplate) -> Wording:
-        return cast("Wording", self._get(self._actors[0].wording.remote(item, list(letters), template)))
+        return cast("Wording", self._get(self._actors[0].wording.remote(self._sent_model, item, list(letters), template)))
 
     def begin(self, setup: Setup) -> None:
         self._setup, self._folder = self._ray.put(setup), setup.folder
         self._plan = setup.plan
 
     def sizes(self, item: Item) -> Sizes:
-        return cast("Sizes", self._get(self._actors[0].sizes.remote(self._setup, item)))
+        return cast("Sizes", self._get(self._actors[0].sizes.remote(self._sent_model, self._setup, item)))
 
     def longest(self, items: Iterable[Item]) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -287,7 +307,7 @@ class Rays:
             return found  # no item is looked at
         left = iter(items)
         while part := list(islice(left, 256)):
-            for clock, frames in self._get(self._actors[0].longest.remote(self._setup, part)).items():
+            for clock, frames in self._get(self._actors[0].longest.remote(self._sent_model, self._setup, part)).items():
                 found[clock] = max(found.get(clock, 1), frames)
         return found
 
@@ -310,13 +330,13 @@ class Rays:
             start, stop = todo[number]
             items = [bench[i] for i in range(start, stop)]
             call = lane.actor.block.options(retry_exceptions=True, max_task_retries=TRIES - 1)
-            reference = call.remote(setup, sha, number, items)
+            reference = call.remote(self._sent_model, setup, sha, number, items)
             sent[reference] = number, lane.actor
             return reference
 
         self._actors += [self._new() for _ in range(self._wanted(len(todo)) - 1)]
         # An actor joins when its model is loaded; until then its blocks would wait for it while others are free.
-        joining = {actor.facts.remote(): actor for actor in self._actors[1:]}
+        joining = {actor.facts.remote(self._sent_model): actor for actor in self._actors[1:]}
         pool = ActorPool([_Lane(self._actors[0]) for _ in range(_LANES)])
         for number in todo:
             pool.submit(send, number)
@@ -386,7 +406,7 @@ def _said(error: Any) -> Exception:
     if isinstance(cause, VPError):
         return type(cause)(str(cause))
     if cause is None:
-        # An actor whose constructor raised: the sentence is in Ray's text, behind its traceback.
+        # An actor that could not be started: the reason is the last line of Ray's text.
         lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
         cause = lines[-1] if lines else type(error).__name__
     return RunError(

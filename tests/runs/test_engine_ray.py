@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from fakes import FakeLLM, make_benchmark
 from test_runs import assert_same_run
 
 from vpanalysis import _blocks, open_run, run
-from vpanalysis.errors import RunError
+from vpanalysis.errors import ModelError, RunError
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="ray is not installed (the extra 'ray')")
@@ -24,30 +25,36 @@ ITEMS = 22
 SETTINGS = {"block_size": 4, "batch_size": 2, "progress": False, "cache": None}
 
 
-@pytest.fixture(scope="session")
-def cluster():
-    """One small cluster of this machine, on the loopback interface, for all tests."""
-    # Its processes have to find the fakes, as they would find the modules of an installed package.
+@contextmanager
+def environment():
+    """Let processes of a cluster find the fakes, as they would find the modules of an installed package."""
     here = Path(__file__).resolve().parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent), *sys.path]))
-        for tries_left in (2, 1, 0):
-            try:
-                start()
-                break
-            except Exception:  # a busy machine: Ray waits half a minute for its own processes, and no longer
-                ray.shutdown()
-                if not tries_left:
-                    raise
-    yield
-    ray.shutdown()
+        yield
 
 
 def start():
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False,
-        logging_level="error", _node_ip_address="127.0.0.1",
-    )  # fmt: skip
+    """Start a small cluster on the loopback interface."""
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(
+                address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20,
+                log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1",
+            )  # fmt: skip
+            return
+        except Exception:  # a busy machine: Ray waits half a minute for its own processes, and no longer
+            ray.shutdown()
+            if not tries_left:
+                raise
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with environment():
+        start()
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +119,7 @@ def test_an_actor_killed_in_a_block_is_replaced(cluster, alone, tmp_path):
     assert_same(made, alone)
 
 
-@pytest.mark.parametrize("how", ["raise", "kill"])
+@pytest.mark.parametrize("how", ["raise", pytest.param("kill", marks=pytest.mark.soak)])
 def test_a_block_that_fails_three_times_is_marked_and_the_rest_goes_on(cluster, alone, tmp_path, how):
     bench = make_benchmark(ITEMS, bad=(6,), long=(11,))
     out = tmp_path / "r"
@@ -137,33 +144,96 @@ def test_trouble_with_writing_ends_the_call_and_spoils_nothing(cluster, alone, t
     bench = make_benchmark(ITEMS, bad=(6,), long=(11,))
     out = tmp_path / "r"
     # A file where the folder of predictions belongs, as after a mistake of someone else.
-    run(FakeLLM(), bench, out, engine="ray", **SETTINGS)
+    run(FakeLLM(), bench, out, **SETTINGS)
     for path in (*out.glob("predictions/*"), *out.glob("blocks/*")):
         path.unlink()
     (out / "predictions").rmdir()
     (out / "predictions").write_text("")
     with pytest.raises(RunError, match="cannot go on with the Run on the cluster: found .*predictions"):
-        run(FakeLLM(), bench, out, engine="ray", **SETTINGS)
+        run(FakeLLM(), bench, out, engine="ray", workers=1, **SETTINGS)
     assert open_run(out).finished_blocks == ()
     (out / "predictions").unlink()
-    assert_same(run(FakeLLM(), bench, out, engine="ray", **SETTINGS), alone)
+    assert_same(run(FakeLLM(), bench, out, **SETTINGS), alone)
 
 
-def test_a_second_driver_is_refused_by_the_lock(cluster, tmp_path):
-    bench = make_benchmark(ITEMS)
-    out = tmp_path / "r"
-    slow = FakeLLM(delay_s=0.1)
-    thread = threading.Thread(target=run, args=(slow, bench, out), kwargs={"engine": "ray", "workers": 1, **SETTINGS})
-    thread.start()
-    end = time.monotonic() + 60
-    while not (out / "run.lock").exists():
-        assert time.monotonic() < end
+def test_the_lock_of_a_local_folder_holds_for_this_engine_too(cluster, tmp_path):
+    bench, out = make_benchmark(ITEMS), tmp_path / "r"
+    out.mkdir()
+    with _blocks.writing(out), pytest.raises(RunError, match="one writer at a time"):
+        run(FakeLLM(), bench, out, engine="ray", workers=1, **SETTINGS)
+
+
+# --- nodes and drivers that die -----------------------------------------------------------------------------------
+
+DRIVER = """
+import sys, ray
+sys.path[:0] = {path!r}
+from fakes import FakeLLM, make_benchmark
+from test_engine_ray import ITEMS, SETTINGS, start
+from vpanalysis import run
+start()
+run(FakeLLM(delay_s=0.2), make_benchmark(ITEMS, bad=(6,), long=(11,)), {out!r}, engine="ray", workers=2, **SETTINGS)
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("engine", ["ray", "local"])
+def test_a_killed_driver_leaves_what_the_next_call_resumes(alone, tmp_path, engine):
+    bench, out = make_benchmark(ITEMS, bad=(6,), long=(11,)), tmp_path / "r"
+    with environment():
+        program = DRIVER.format(path=os.environ["PYTHONPATH"].split(os.pathsep), out=str(out))
+        driver = subprocess.Popen([sys.executable, "-c", program])
+    wait_for(lambda: len(list(out.glob("blocks/*.json"))) >= 2)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    done = open_run(out).finished_blocks
+    assert 2 <= len(done) < 6
+    before = {b: _blocks.marker(out, b).stat().st_mtime_ns for b in done}
+    if engine == "ray":
+        with environment():
+            start()
+    try:
+        made = run(FakeLLM(), bench, out, engine=engine, **SETTINGS)
+    finally:
+        if engine == "ray":
+            ray.shutdown()
+    assert_same(made, alone)
+    assert before == {b: _blocks.marker(out, b).stat().st_mtime_ns for b in done}
+
+
+@pytest.mark.soak
+def test_a_node_that_dies_loses_nothing(alone, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    bench, out = make_benchmark(ITEMS, bad=(6,), long=(11,)), tmp_path / "r"
+    with environment():
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        second = nodes.add_node(num_cpus=1)
+        ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
+    made = []
+    try:
+        assert ray.cluster_resources()["CPU"] == 2
+        slow = FakeLLM(delay_s=0.5)
+        call = threading.Thread(
+            target=lambda: made.append(run(slow, bench, out, engine="ray", workers=2, **SETTINGS))
+        )  # fmt: skip
+        call.start()
+        # Both nodes are at work before one of them dies.
+        wait_for(lambda: len(list(out.glob("blocks/*.json"))) >= 1 and ray.available_resources().get("CPU", 0) == 0)
+        nodes.remove_node(second, allow_graceful=False)
+        call.join(200)
+        assert made, "the Run did not end"
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+    assert_same(made[0], alone)
+
+
+def wait_for(condition, limit_s=120.0):
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
         time.sleep(0.01)
-    for engine in ("ray", "local"):
-        with pytest.raises(RunError, match="one writer at a time"):
-            run(slow, bench, out, engine=engine, **SETTINGS)
-    thread.join()
-    assert open_run(out).is_complete
 
 
 class Unsendable(FakeLLM):
@@ -184,6 +254,6 @@ def test_what_cannot_be_is_one_sentence(cluster, tmp_path):
         run(FakeLLM(), bench, tmp_path / "r", engine="ray", workers=0, **SETTINGS)
     with pytest.raises(RunError, match="model_options: found a loaded model"):
         run(FakeLLM(), bench, tmp_path / "r", model_options={"dtype": "float32"}, **SETTINGS)
-    with pytest.raises(RunError, match="no-such-model"):
+    with pytest.raises(ModelError, match="cannot load the model 'no-such-model': found no such name"):
         run("no-such-model", bench, tmp_path / "r", engine="ray", **SETTINGS)
     assert not (tmp_path / "r").exists()
