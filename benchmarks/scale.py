@@ -5,8 +5,8 @@ parameters), which for the overhead sleeps in every forward, as a process does t
 from a number, so that a hundred thousand of them lie nowhere. Every case runs in a process of its own, whose peak
 memory is the driver's.
 
-Bars, as they stand in the project's issue: the driver under 1 GB and flat; overhead at most 10 % of a block's compute at
-the default block size of 64 items; time linear in the items.
+The bars: the driver under 1 GB and flat; overhead at most 10 % of a block's compute at the default block size of 64
+items; time linear in the items.
 
     python benchmarks/scale.py --quick                    # a minute: 1 and 2 actors, 1,000 items
     python benchmarks/scale.py --items 1000 10000 100000  # the whole table

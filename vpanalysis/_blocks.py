@@ -5,8 +5,9 @@ two system calls. So a Run has one writer at a time, and a block counts only whe
 
 The idea. The writer holds a lock of the operating system on ``run.lock``. Such a lock belongs to the process and
 vanishes with it, however it dies, so no stale lock file ever has to be removed; the file's text (process id, host) is
-only for the message. Where there are no such locks (a URL), a lease takes its place (`vpanalysis._lease`). A block's marker is a small JSON file, written after everything else of the block and renamed into
-place: it exists whole, and then all the rest does, or it does not exist.
+only for the message. Where there are no such locks (a URL), a lease takes its place (`vpanalysis._lease`). A block's
+marker is a small JSON file, written after everything else of the block and renamed into place: it exists whole, and
+then all the rest does, or it does not exist.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ def place_of(path: str | Path) -> Path:
     RunError
         If a package for this kind of URL is missing.
     """
-    if isinstance(path, Path) or not isinstance(path, str):
-        return path if isinstance(path, Path) or hasattr(path, "storage_options") else Path(path)
+    if not isinstance(path, str):
+        return path  # a Path, or a UPath, which is no Path to the type checker's knowledge
     found = _URL.match(path)
     if found is None:
         return Path(path)

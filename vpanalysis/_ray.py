@@ -45,7 +45,7 @@ from vpanalysis._predictions import Answer
 from vpanalysis._run import STORE_NAME
 from vpanalysis._saved import manifest_sha
 from vpanalysis._space import say
-from vpanalysis._worker import BlockFailed, ModelFacts, Setup, Worker, Wording, facts_of_block, write_block
+from vpanalysis._worker import BlockFailed, ModelFacts, Setup, Wording, Worker, facts_of_block, write_block
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
@@ -110,9 +110,7 @@ class Hand:
     def longest(self, model: str | Sequence[Any], setup: Setup, items: Sequence[Item]) -> dict[str, int]:
         return self._have(model).passes(setup).longest(items)
 
-    def block(
-        self, model: str | Sequence[Any], setup: Setup, sha: str, number: int, items: Sequence[Item]
-    ) -> int:
+    def block(self, model: str | Sequence[Any], setup: Setup, sha: str, number: int, items: Sequence[Item]) -> int:
         """Do a block and return its number; :class:`BlockFailed` when the model could not."""
         passes, store = self._ready(model, setup, sha)
         try:
@@ -231,9 +229,7 @@ class Rays:
                 ray.init(address=self._address, **quiet)
             else:
                 cpus = max(os.cpu_count() or 1, self._workers or 1)
-                ray.init(
-                    address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet
-                )
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         except Exception as error:  # Ray raises errors of many kinds here, some of them plain Exceptions
             raise RunError(
                 "cannot reach a Ray cluster",
@@ -292,7 +288,9 @@ class Rays:
         return cast("ModelFacts", self._get(self._actors[0].facts.remote(self._sent_model)))
 
     def wording(self, item: Item, letters: Sequence[str], template: PromptTemplate) -> Wording:
-        return cast("Wording", self._get(self._actors[0].wording.remote(self._sent_model, item, list(letters), template)))
+        return cast(
+            "Wording", self._get(self._actors[0].wording.remote(self._sent_model, item, list(letters), template))
+        )
 
     def begin(self, setup: Setup) -> None:
         self._setup, self._folder = self._ray.put(setup), setup.folder

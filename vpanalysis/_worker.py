@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 
-class BlockFailed(Exception):  # noqa: N818  (a message between processes, not an error that a user sees)
+class BlockFailed(Exception):
     """A model raised while it worked on a block; says what."""
 
 

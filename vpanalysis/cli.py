@@ -152,7 +152,9 @@ def run(
         bool, typer.Option("--calibration/--no-calibration", help="Follow what 'calibrate' decided about the model.")
     ] = True,
     force: Annotated[bool, typer.Option("--force", help="Start over where a Run exists.")] = False,
-    engine: Annotated[str, typer.Option("--engine", help="local: this process; ray: actors of a Ray cluster.")] = "local",
+    engine: Annotated[
+        str, typer.Option("--engine", help="local: this process; ray: actors of a Ray cluster.")
+    ] = "local",
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="With --engine ray: actors. Default: one a GPU, or a CPU.")
     ] = None,
@@ -171,7 +173,12 @@ def run(
     bench = vp.load_benchmark(
         benchmark, split=split, tasks=tasks, limit=limit, audio_root=audio_root, revision=data_revision
     )
-    options = {"dtype": dtype, "device_map": device_map, "revision": revision, "calibration": calibration}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "device_map": device_map,
+        "revision": revision,
+        "calibration": calibration,
+    }
     # On a cluster the actors load the model, and this process never does.
     loaded = vp.load_model(model, **options) if engine == "local" else model
     made = vp.run(

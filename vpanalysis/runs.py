@@ -36,9 +36,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from vpanalysis import _blocks
+from vpanalysis._places import is_local, place_of, reported
 from vpanalysis._run import Run
 from vpanalysis._space import say
-from vpanalysis._places import is_local, place_of, reported
 from vpanalysis._worker import Alone, Setup, ahead, cache_of, facts_of, release
 from vpanalysis._writing import (
     adopt,
@@ -54,9 +54,9 @@ from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
+    from vpanalysis._worker import Crew
     from vpanalysis.benchmark.items import Benchmark
     from vpanalysis.benchmark.prompts import PromptTemplate
-    from vpanalysis._worker import Crew
     from vpanalysis.capture.reducers import ReducerLike
     from vpanalysis.capture.sites import SiteSelector
     from vpanalysis.models.facade import AudioLLM

@@ -149,7 +149,7 @@ def test_trouble_with_writing_ends_the_call_and_spoils_nothing(cluster, alone, t
         path.unlink()
     (out / "predictions").rmdir()
     (out / "predictions").write_text("")
-    with pytest.raises(RunError, match="cannot go on with the Run on the cluster: found .*predictions"):
+    with pytest.raises(RunError, match=r"cannot go on with the Run on the cluster: found .*predictions"):
         run(FakeLLM(), bench, out, engine="ray", workers=1, **SETTINGS)
     assert open_run(out).finished_blocks == ()
     (out / "predictions").unlink()
@@ -244,9 +244,9 @@ class Unsendable(FakeLLM):
 
 def test_what_cannot_be_is_one_sentence(cluster, tmp_path):
     bench = make_benchmark(4)
-    with pytest.raises(RunError, match="cannot send the model 'fake' to the workers: found TypeError.*model_options"):
+    with pytest.raises(RunError, match=r"cannot send the model 'fake' to .*: found TypeError.*model_options"):
         run(Unsendable(), bench, tmp_path / "r", engine="ray", **SETTINGS)
-    with pytest.raises(RunError, match="found engine='rya'; allowed: 'local', 'ray' .did you mean 'ray'"):
+    with pytest.raises(RunError, match=r"found engine='rya'; allowed: 'local', 'ray' .did you mean 'ray'"):
         run(FakeLLM(), bench, tmp_path / "r", engine="rya", **SETTINGS)
     with pytest.raises(RunError, match="found workers=2 with engine='local'; add engine='ray'"):
         run(FakeLLM(), bench, tmp_path / "r", workers=2, **SETTINGS)
