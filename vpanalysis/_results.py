@@ -111,9 +111,7 @@ class TableResult:
         if path is None:
             folder = home_of(self.settings, self.VERB)
         else:
-            folder = (
-                self._home_in(cast("Run", path)) if hasattr(path, "manifest") else place_of(cast("Path", path))
-            )
+            folder = self._home_in(cast("Run", path)) if hasattr(path, "manifest") else place_of(cast("Path", path))
         return save_tables(folder, type(self).__name__, {t: getattr(self, t) for t in self.TABLES}, self.settings)
 
     def _home_in(self, run: Run) -> Path:

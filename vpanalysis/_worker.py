@@ -5,7 +5,7 @@ load the model nor hold the clips. So everything that touches a model is said he
 answers are small plain data: they can be made in this process or in another.
 
 The idea. A :class:`Worker` has one model. It tells what the manifest needs to know (`facts`, `wording`), what recording
-costs (`sizes`, `longest`), and does blocks (`block`): items in, files of the block out, marker last. A *crew* is whoever
+costs (`sizes`, `longest`), and does blocks (`block`): items in, files of the block out, marker last. A *crew* is who
 has workers: `Alone` has one, in this process, and decodes the clips of the next block in a thread while the model works
 on this one; `vpanalysis._ray` has many, in the processes of a Ray cluster. What the caller does is the same.
 

@@ -1,8 +1,8 @@
 """Writing a Run: what it will be, and one block after another until it is.
 
 The manifest is written first, then the empty store, then blocks; each of these is renamed into place, so whenever the
-process dies, what is there is a valid Run with fewer blocks. Who does the blocks, one process or many, is a crew's affair
-(`vpanalysis._worker`).
+process dies, what is there is a valid Run with fewer blocks. Who does the blocks, one process or many, is the affair of
+a crew (`vpanalysis._worker`).
 """
 
 from __future__ import annotations

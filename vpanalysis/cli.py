@@ -187,8 +187,9 @@ def run(
         address=address, model_options=options if engine != "local" else None,
     )  # fmt: skip
     counts = made.predictions.groupby(["task_name", "condition"], sort=False)["status"].value_counts().unstack()
+    name = made.manifest["model"]["name"]
     _console.emit(
-        counts.fillna(0).astype(int), as_json=as_json, title=f"Run {made.name} of {made.manifest['model']['name']} on {bench.name}",
+        counts.fillna(0).astype(int), as_json=as_json, title=f"Run {made.name} of {name} on {bench.name}",
         note=f"in {made.path}; next: vpanalysis score {made.path}", more={"run": str(made.path)},
     )  # fmt: skip
 
