@@ -360,14 +360,14 @@ _RECORDING = (
     Fault(
         "block-skipped-on-resume",
         "vpanalysis/_writing.py",
-        "if not _is_whole(folder, store, number):",
-        "if not _is_whole(folder, store, number) and not block_path(folder, number).is_file():",
+        "return {b for b in _blocks.finished_blocks(folder, count) if b in stored and",
+        "return {b for b in range(count) if b in stored and",
         "a block that was killed just before its marker is taken for done",
         ("tests/runs/test_resume.py::test_stopped_between_any_two_steps_of_a_block[0-marker]",),
     ),
     Fault(
         "marker-before-the-data",
-        "vpanalysis/_writing.py",
+        "vpanalysis/_worker.py",
         "        store.write(number, states)\n",
         '        _blocks.write_marker(folder, number, {"items": len(items)})\n        store.write(number, states)\n',
         "a block is declared done before anything of it is on disk",

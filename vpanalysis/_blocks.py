@@ -5,8 +5,9 @@ two system calls. So a Run has one writer at a time, and a block counts only whe
 
 The idea. The writer holds a lock of the operating system on ``run.lock``. Such a lock belongs to the process and
 vanishes with it, however it dies, so no stale lock file ever has to be removed; the file's text (process id, host) is
-only for the message. A block's marker is a small JSON file, written after everything else of the block and renamed into
-place: it exists whole, and then all the rest does, or it does not exist.
+only for the message. Where there are no such locks (a URL), a lease takes its place (`vpanalysis._lease`). A block's
+marker is a small JSON file, written after everything else of the block and renamed into place: it exists whole, and
+then all the rest does, or it does not exist.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from vpanalysis._lease import leased
 from vpanalysis._manifest import write_json
+from vpanalysis._places import is_local, names_in
 from vpanalysis._trouble import storing
 from vpanalysis.errors import RunError
 
@@ -47,14 +50,24 @@ _guard = threading.Lock()
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[Callable[[], None]]:
     """Be the one writer of the Run in `folder` during the block.
+
+    Yields
+    ------
+    callable
+        To be called before every block: it raises :class:`RunError` once another writer has taken over, which can
+        happen with a lease and never with a lock.
 
     Raises
     ------
     RunError
         If another process, or another thread of this one, writes it, or it may not be written at all.
     """
+    if not is_local(folder):
+        with leased(folder) as lease:
+            yield lease.check
+        return
     name = str(folder.resolve())
     with _guard:
         if name in _mine:
@@ -72,7 +85,7 @@ def writing(folder: Path) -> Iterator[None]:
             handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             handle.flush()
             try:
-                yield
+                yield _held
             finally:
                 handle.seek(0)
                 handle.truncate()
@@ -81,6 +94,10 @@ def writing(folder: Path) -> Iterator[None]:
     finally:
         with _guard:
             _mine.discard(name)
+
+
+def _held() -> None:
+    """Raise nothing: a lock of the system is not lost."""
 
 
 def _busy(folder: Path, who: str) -> RunError:
@@ -133,14 +150,15 @@ def marker(folder: Path, block: int) -> Path:
 def write_marker(folder: Path, block: int, facts: dict[str, Any]) -> None:
     """Declare a block finished; everything else of it must be on disk."""
     path = marker(folder, block)
-    path.parent.mkdir(exist_ok=True)
+    if is_local(path):
+        path.parent.mkdir(exist_ok=True)
     write_json(path, {"block": block, **facts})
 
 
 def read_marker(folder: Path, block: int) -> dict[str, Any] | None:
     """Return what is known of a finished block, or None when it is not finished."""
     try:
-        facts = json.loads(marker(folder, block).read_text(encoding="utf-8"))
+        facts = json.loads(marker(folder, block).read_bytes())
     except (OSError, ValueError):
         return None
     return facts if isinstance(facts, dict) and facts.get("block") == block else None
@@ -148,13 +166,20 @@ def read_marker(folder: Path, block: int) -> dict[str, Any] | None:
 
 def finished(folder: Path, count: int) -> dict[int, dict[str, Any]]:
     """Return what is known of those of the blocks 0..count-1 that have a marker."""
-    found = ((block, read_marker(folder, block)) for block in range(count))
+    found = ((block, read_marker(folder, block)) for block in _named(folder, count))
     return {block: facts for block, facts in found if facts is not None}
+
+
+def _named(folder: Path, count: int) -> list[int]:
+    """Return the blocks that have a file of this name; most of a Run that has just begun are missing."""
+    there = names_in(folder / _BLOCKS)
+    return [block for block in range(count) if marker(folder, block).name in there]
 
 
 def finished_blocks(folder: Path, count: int) -> list[int]:
     """Return which of the blocks 0..count-1 have a marker."""
-    return list(finished(folder, count))
+    # An object is whole when it is there, and reading each costs a request; a file is looked into.
+    return list(finished(folder, count)) if is_local(folder) else _named(folder, count)
 
 
 def forget(folder: Path, block: int) -> None:
@@ -164,6 +189,8 @@ def forget(folder: Path, block: int) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed writer left half-written; only the writer may call this."""
+    if not is_local(folder):
+        return  # there are no half-written objects
     for pattern in ("*.part", "blocks/*.part", "predictions/*.part", "activations.zarr/*/*.partial"):
         for path in folder.glob(pattern):
             with suppress(OSError):

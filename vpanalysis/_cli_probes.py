@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def probe(
-    run: Annotated[Path, typer.Argument(help="A Run folder.")],
+    run: Annotated[str, typer.Argument(help="A Run folder, or its URL.")],
     target: Annotated[
         str, typer.Option("--target", help="truth (the voice), claim (the words), both or a column.")
     ] = "truth",
@@ -70,8 +70,9 @@ def probe(
     """
     import vpanalysis as vp
 
+    opened = vp.open_run(run)
     result = vp.probe_layers(
-        vp.open_run(run), target, tasks=tasks, sites=sites, group_by=group_by, n_splits=folds, estimator=estimator,
+        opened, target, tasks=tasks, sites=sites, group_by=group_by, n_splits=folds, estimator=estimator,
         shuffles=shuffles, adjusted=adjusted, nonfinite="drop" if drop else "raise", progress=not quiet,
     )  # fmt: skip
     columns = ["task", "site", "reducer", "accuracy", "low", "high", "chance", "majority", "p", "n", "n_groups", "note"]
@@ -79,13 +80,13 @@ def probe(
     columns[-3:-3] = ["p_adjusted", "q"] if adjusted or estimator == "ridge" else []
     _console.emit(
         result.to_dataframe() if as_json else result.to_dataframe()[columns], as_json=as_json,
-        title=f"Probes for {target} in {run.name}", note="decodable is not used; low and high: 95 % interval",
+        title=f"Probes for {target} in {opened.name}", note="decodable is not used; low and high: 95 % interval",
     )  # fmt: skip
     _keep(result, plot, save)
 
 
 def controls(
-    run: Annotated[Path, typer.Argument(help="A Run folder.")],
+    run: Annotated[str, typer.Argument(help="A Run folder, or its URL.")],
     tasks: Tasks = None,
     sites: Sites = None,
     which: Annotated[
@@ -107,13 +108,14 @@ def controls(
     """Make the controls that a probe curve must be held against."""
     import vpanalysis as vp
 
+    opened = vp.open_run(run)
     heard = None if audio is None else vp.load_benchmark(audio, allow_outside=allow_outside)
     found = vp.probe_controls(
-        vp.open_run(run), tasks, sites, which, audio=heard,
+        opened, tasks, sites, which, audio=heard,
         twin=None if twin is None else vp.open_run(twin), group_by=group_by,
     )  # fmt: skip
     if as_json:
-        _console.emit(found.to_dataframe(), as_json=True, title=f"Controls of {run.name}")
+        _console.emit(found.to_dataframe(), as_json=True, title=f"Controls of {opened.name}")
     else:
         print(found)
     _keep(found, plot, save)

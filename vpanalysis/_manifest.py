@@ -13,14 +13,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vpanalysis._places import reported, write_whole
 from vpanalysis._untrusted import strict_json
 from vpanalysis.errors import RunError
 
@@ -123,18 +122,7 @@ def text_sha(text: str) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as handle:
-            json.dump(content, handle, indent=1, ensure_ascii=False)
-            handle.write("\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        part.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -147,7 +135,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_NAME
     try:
-        manifest = strict_json(path.read_text(encoding="utf-8"))
+        with reported(folder):
+            manifest = strict_json(path.read_bytes().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         near = sorted(p.parent.name for p in folder.parent.glob(f"*/{MANIFEST_NAME}"))[:8]
         raise RunError(

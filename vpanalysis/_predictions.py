@@ -11,11 +11,10 @@ failed item has its reason and no prediction. Pages carry checksums, which are v
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ import numpy as np
 
 from vpanalysis import _blocks
 from vpanalysis._calibrated import COLUMN
+from vpanalysis._places import is_local, write_whole
 from vpanalysis.benchmark.items import ITEM_COLUMNS, Item
 from vpanalysis.benchmark.parsing import parse_answer
 from vpanalysis.capture.store import MEND
@@ -152,19 +152,14 @@ def write_predictions(folder: Path, block: int, items: Sequence[Item], answers: 
     rows = [_row(item, answer) for item, answer in zip(items, answers, strict=True)]
     table = pa.Table.from_pylist(rows, schema=_schema())
     path = block_path(folder, block)
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
-        with part.open("rb") as handle:
-            os.fsync(handle.fileno())
-            checksum = f"{zlib.crc32(handle.read()):08x}"
-        part.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-    return checksum
+    if is_local(path):
+        path.parent.mkdir(exist_ok=True)
+    # A block is a few kilobytes an item: made in memory, so that a file system and an object store get the same bytes.
+    made = io.BytesIO()
+    pq.write_table(table, made, compression="zstd", write_page_checksum=True)
+    data = made.getvalue()
+    write_whole(path, data)
+    return f"{zlib.crc32(data):08x}"
 
 
 def read_predictions(folder: Path, blocks: Sequence[int]) -> pd.DataFrame:

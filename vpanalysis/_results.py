@@ -28,11 +28,12 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import pandas as pd
 
 from vpanalysis._html import html_table, text_table
+from vpanalysis._places import place_of
 from vpanalysis._saved import RECORD, home_of, load_tables, manifest_sha, save_tables
 from vpanalysis.errors import RunError
 
@@ -110,7 +111,7 @@ class TableResult:
         if path is None:
             folder = home_of(self.settings, self.VERB)
         else:
-            folder = Path(path) if isinstance(path, (str, Path)) else self._home_in(path)
+            folder = self._home_in(cast("Run", path)) if hasattr(path, "manifest") else place_of(cast("Path", path))
         return save_tables(folder, type(self).__name__, {t: getattr(self, t) for t in self.TABLES}, self.settings)
 
     def _home_in(self, run: Run) -> Path:
@@ -192,7 +193,7 @@ def load_result(path: str | Path) -> Any:
     RunError
         When the folder does not hold one.
     """
-    folder = Path(path)
+    folder = place_of(path)
     kind = _kind_of(folder)
     if kind is None or kind not in _KINDS:
         raise RunError(

@@ -28,6 +28,7 @@ from vpanalysis import _blocks, _manifest
 from vpanalysis._calibrated import COLUMN
 from vpanalysis._finite import finite_rows, sentence, tabled
 from vpanalysis._html import html_table, text_table
+from vpanalysis._places import is_local, place_of
 from vpanalysis._predictions import agreement_table, bias_table, export_jsonl, read_predictions, recorded_kinds
 from vpanalysis.errors import RunError
 
@@ -58,11 +59,16 @@ class Run:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = place_of(path)
         self.manifest: dict[str, Any] = _manifest.read_manifest(self.path)
-        self.name = self.path.resolve().name
-        self._markers = _blocks.finished(self.path, self.n_blocks)
-        self._finished = list(self._markers)
+        self.name = self.path.resolve().name if is_local(self.path) else self.path.name
+        self._finished = _blocks.finished_blocks(self.path, self.n_blocks)
+
+    @cached_property
+    def _markers(self) -> dict[int, dict[str, Any]]:
+        """What is known of each finished block."""
+        found = _blocks.finished(self.path, self.n_blocks)
+        return {block: found.get(block, {}) for block in self._finished}
 
     @property
     def n_items(self) -> int:
@@ -308,7 +314,8 @@ class Run:
     def results(self) -> Path:
         """Folder in which analyses keep what they computed; created on access."""
         folder = self.path / "results"
-        folder.mkdir(exist_ok=True)
+        if is_local(folder):
+            folder.mkdir(exist_ok=True)
         return folder
 
     def kept(self) -> pd.DataFrame:

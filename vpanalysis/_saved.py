@@ -17,6 +17,7 @@ folder. The JSON file is written last, so that a folder that has it is complete.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import warnings
@@ -26,6 +27,7 @@ from typing import Any
 
 import pandas as pd
 
+from vpanalysis._places import is_local, place_of
 from vpanalysis._untrusted import strict_json
 from vpanalysis.errors import RunError
 
@@ -40,7 +42,7 @@ class StaleResultWarning(UserWarning):
 
 def manifest_sha(path: str | Path | None) -> str | None:
     """Return the SHA-256 of the manifest in the Run folder `path`; None where there is none."""
-    manifest = None if path is None else Path(path) / "manifest.json"
+    manifest = None if path is None else place_of(path) / "manifest.json"
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest is not None and manifest.is_file() else None
 
 
@@ -94,7 +96,7 @@ def home_of(settings: Mapping[str, Any], verb: str, **asked: Any) -> Path:
         )
     content = json.dumps({**settings, "path": None, **asked}, sort_keys=True, default=str)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return Path(str(path)) / "results" / f"{re.sub(r'[^A-Za-z0-9_-]', '-', verb)}-{digest[:12]}"
+    return place_of(str(path)) / "results" / f"{re.sub(r'[^A-Za-z0-9_-]', '-', verb)}-{digest[:12]}"
 
 
 def save_tables(
@@ -124,10 +126,11 @@ def save_tables(
     **more
         Further entries of the JSON file.
     """
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    place = place_of(folder)
+    if is_local(place):
+        place.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        table.to_parquet(place / f"{name}.parquet", index=False)
+        (place / f"{name}.parquet").write_bytes(table.to_parquet(None, index=False))
     content = {"kind": kind, "version": version, **more, "settings": dict(settings)}
     # Last, so that a folder with this file is complete.
     (place / record).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
@@ -163,7 +166,7 @@ def load_tables(
     StaleResultWarning
         When the Run around the folder, or else where it was, has another manifest by now.
     """
-    place = Path(folder)
+    place = place_of(folder)
     missing = [n for n in (record, *(f"{name}.parquet" for name in names)) if not (place / n).is_file()]
     asked = f"cannot load a {kind} from {str(place)!r}"
     if missing:
@@ -175,7 +178,7 @@ def load_tables(
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind") if isinstance(content, dict) else type(content).__name__
         raise RunError(asked, found=f"kind {found!r}", allowed=kind)
-    tables = {name: pd.read_parquet(place / f"{name}.parquet") for name in names}
+    tables = {name: pd.read_parquet(io.BytesIO((place / f"{name}.parquet").read_bytes())) for name in names}
     settings: dict[str, Any] = content.get("settings", {})
     known = settings.get("manifest_sha")
     around = place.parent.parent if place.parent.name == "results" else settings.get("path")

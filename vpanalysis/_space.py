@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from vpanalysis import _blocks
+from vpanalysis._places import is_local
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
-    from vpanalysis._passes import Passes
+    from vpanalysis._worker import ModelFacts, Setup
     from vpanalysis.benchmark.items import Benchmark
-    from vpanalysis.capture.audio_cache import AudioCache
     from vpanalysis.capture.layouts import Variable
 
 __all__ = ["check_space", "human_bytes", "say"]
@@ -30,41 +30,45 @@ _SPARE = 64 << 20  # bytes left free on the disk, for markers, logs and whatever
 
 
 def check_space(
-    folder: Path,
-    passes: Passes,
+    setup: Setup,
+    told: ModelFacts,
     bench: Benchmark,
     variables: Sequence[Variable],
     manifest: Mapping[str, Any],
     cache_bytes: int,
     progress: bool,
-) -> AudioCache | None:
-    """Print what will be written; refuse when it does not fit; return the cache, or None where that does not fit."""
-    items, size = len(bench), int(manifest["block_size"])
-    left = [b for b in range(-(-items // size)) if _blocks.read_marker(folder, b) is None]
-    to_do = sum(min(items, (b + 1) * size) - b * size for b in left)
+) -> bool:
+    """Print what will be written; refuse when it does not fit; return whether there is room for a cache of clips."""
+    folder, size, items = setup.folder, int(manifest["block_size"]), len(bench)
+    blocks = -(-items // size)
+    done = set(_blocks.finished_blocks(folder, blocks))
+    to_do = sum(min(items, (b + 1) * size) - b * size for b in range(blocks) if b not in done)
     per_item = sum(v.bytes_per_item for v in variables) // (2 if manifest["store_dtype"] == "float16" else 1)
     wanted = to_do * (per_item + _ROW_BYTES)
-    free = _free(folder)
-    text = f"{passes.llm.name} on {bench.name}: {to_do} of {items} items to do, {len(passes.plan)} sites; "
-    text += f"{human_bytes(wanted)} to write to {str(folder)!r} ({human_bytes(free)} free)"
-    if wanted + _SPARE > free:
-        raise RunError(
-            f"cannot write the Run {str(folder)!r}",
-            found=f"{human_bytes(free)} free on the disk",
-            allowed=f"{human_bytes(wanted)} to write, and {human_bytes(_SPARE)} to spare",
-            fix="free some space, record fewer sites or reducers, or choose another folder",
-        )
-    cache = passes.cache
-    if cache is not None and to_do:
-        room = _free(cache.root) - _SPARE - (wanted if _same_disk(folder, cache.root) else 0)
+    text = f"{told.name} on {bench.name}: {to_do} of {items} items to do, {len(setup.plan)} sites; "
+    text += f"{human_bytes(wanted)} to write to {str(folder)!r}"
+    if is_local(folder):
+        free = _free(folder)
+        text += f" ({human_bytes(free)} free)"
+        if wanted + _SPARE > free:
+            raise RunError(
+                f"cannot write the Run {str(folder)!r}",
+                found=f"{human_bytes(free)} free on the disk",
+                allowed=f"{human_bytes(wanted)} to write, and {human_bytes(_SPARE)} to spare",
+                fix="free some space, record fewer sites or reducers, or choose another folder",
+            )
+    room = True
+    if setup.cache is not None and to_do:
+        beside = wanted if is_local(folder) and _same_disk(folder, setup.cache) else 0
+        left = _free(setup.cache) - _SPARE - beside
         most = to_do * cache_bytes
-        if most > room:
-            text += f"; encoded clips are not kept, they may need {human_bytes(most)} of {human_bytes(max(room, 0))}"
-            cache = None
+        room = most <= left
+        if room:
+            text += f"; at most {human_bytes(most)} of encoded clips in {str(setup.cache)!r}"
         else:
-            text += f"; at most {human_bytes(most)} of encoded clips in {str(cache.root)!r}"
+            text += f"; encoded clips are not kept, they may need {human_bytes(most)} of {human_bytes(max(left, 0))}"
     say(progress, text)
-    return cache
+    return room
 
 
 def _existing(folder: Path) -> Path:

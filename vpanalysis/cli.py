@@ -60,6 +60,8 @@ IncludeCalibration = Annotated[
     typer.Option("--include-calibration-items", help="Also score the items that chose how the model is read."),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
+# A Run's place may be a URL, in which a Path would lose a slash.
+OutPlace = Annotated[str, typer.Option("--out", "-o", help="Folder to write to, or a URL such as s3://bucket/run.")]
 AudioRoot = Annotated[Path | None, typer.Option("--audio-root", help="Folder that paths of clips are relative to.")]
 
 
@@ -127,12 +129,13 @@ def reproduce(
         "vpanalysis run mini mini --out runs/mini",
         "vpanalysis run ./AF3_PCLM_DPO IHP-Lab/VoxParadox --out runs/af3 --dtype bfloat16 --device-map auto --generate",
         'vpanalysis run mini clips.csv --out runs/clips --site "encoder[*]" --site tower',
+        "vpanalysis run ./AF3 clips.csv --out s3://bucket/af3 --device-map cuda --engine ray --address auto",
     )
 )
 def run(
     model: Annotated[str, typer.Argument(help="A bundled name ('mini'), a checkpoint folder or a Hub id.")],
     benchmark: Annotated[str, typer.Argument(help="'mini', a file, a folder or a Hub data set id.")],
-    out: OutFolder,
+    out: OutPlace,
     sites: Annotated[
         list[str] | None, typer.Option("--site", "-s", help="Site or pattern, such as 'encoder[*]'; may be repeated.")
     ] = None,
@@ -154,6 +157,15 @@ def run(
         bool, typer.Option("--calibration/--no-calibration", help="Follow what 'calibrate' decided about the model.")
     ] = True,
     force: Annotated[bool, typer.Option("--force", help="Start over where a Run exists.")] = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="local: this process; ray: actors of a Ray cluster.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="With --engine ray: actors. Default: one a GPU, or a CPU.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="With --engine ray: of the cluster; default: start one here.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -167,16 +179,23 @@ def run(
         benchmark, split=split, tasks=tasks, limit=limit, audio_root=audio_root, revision=data_revision,
         allow_outside=allow_outside,
     )  # fmt: skip
-    loaded = vp.load_model(
-        model, dtype=dtype, device_map=device_map, revision=revision, calibration=calibration
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "device_map": device_map,
+        "revision": revision,
+        "calibration": calibration,
+    }
+    # On a cluster the actors load the model, and this process never does.
+    loaded = vp.load_model(model, **options) if engine == "local" else model
     made = vp.run(
         loaded, bench, out, sites=sites, generate=generate, text_scores=text_scores, block_size=block_size,
-        batch_size=batch_size, cache=cache, force=force, progress=not quiet,
+        batch_size=batch_size, cache=cache, force=force, progress=not quiet, engine=engine, workers=workers,
+        address=address, model_options=options if engine != "local" else None,
     )  # fmt: skip
     counts = made.predictions.groupby(["task_name", "condition"], sort=False)["status"].value_counts().unstack()
+    name = made.manifest["model"]["name"]
     _console.emit(
-        counts.fillna(0).astype(int), as_json=as_json, title=f"Run {made.name} of {loaded.name} on {bench.name}",
+        counts.fillna(0).astype(int), as_json=as_json, title=f"Run {made.name} of {name} on {bench.name}",
         note=f"in {made.path}; next: vpanalysis score {made.path}", more={"run": str(made.path)},
     )  # fmt: skip
 
@@ -238,7 +257,7 @@ def transcribe(
     )
 )
 def score(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders.")] = None,
+    runs: Annotated[list[str] | None, typer.Argument(help="Run folders, or their URLs.")] = None,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Replies made elsewhere: JSON, JSONL or CSV with id and reply.")
     ] = None,
@@ -299,8 +318,8 @@ def score(
     )
 )
 def compare(
-    run_a: Annotated[Path, typer.Argument(help="A Run folder.")],
-    run_b: Annotated[Path, typer.Argument(help="Another, on the same items.")],
+    run_a: Annotated[str, typer.Argument(help="A Run folder, or its URL.")],
+    run_b: Annotated[str, typer.Argument(help="Another, on the same items.")],
     prediction: Replies = "pred_logits",
     include_calibration_items: IncludeCalibration = False,
     as_json: AsJson = False,
@@ -311,13 +330,14 @@ def compare(
     """
     import vpanalysis as vp
 
+    a, b = vp.open_run(run_a), vp.open_run(run_b)
     result = vp.compare(
-        vp.open_run(run_a), vp.open_run(run_b), prediction=prediction,
+        a, b, prediction=prediction,
         include_calibration_items=include_calibration_items,
     )  # fmt: skip
     if as_json:
         used = {"calibration": result.settings["calibration"]} if "calibration" in result.settings else {}
-        _console.emit(result.to_dataframe(), as_json=True, title=f"{run_a.name} against {run_b.name}", more=used)
+        _console.emit(result.to_dataframe(), as_json=True, title=f"{a.name} against {b.name}", more=used)
     else:
         print(result)
 

@@ -29,40 +29,43 @@ Worked example::
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from vpanalysis import _blocks
+from vpanalysis._places import is_local, place_of, reported
 from vpanalysis._run import Run
 from vpanalysis._space import say
 from vpanalysis._trouble import storing
+from vpanalysis._worker import Alone, Setup, ahead, cache_of, facts_of, release
 from vpanalysis._writing import (
     adopt,
-    ahead,
     bounds,
     check_target,
     clear,
     describe,
-    dtype_name,
     finished_already,
-    release,
+    letters_of,
     write_blocks,
 )
 from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
 from vpanalysis.errors import NonFiniteWarning, RunError
 
 if TYPE_CHECKING:
+    from vpanalysis._worker import Crew
     from vpanalysis.benchmark.items import Benchmark
     from vpanalysis.benchmark.prompts import PromptTemplate
-    from vpanalysis.capture.audio_cache import AudioCache
     from vpanalysis.capture.reducers import ReducerLike
     from vpanalysis.capture.sites import SiteSelector
     from vpanalysis.models.facade import AudioLLM
 
 __all__ = ["Run", "encode_clips", "listed", "loaded_model", "open_run", "run"]
+
+_ENGINES = ("local", "ray")
 
 
 def open_run(path: str | Path) -> Run:
@@ -71,7 +74,7 @@ def open_run(path: str | Path) -> Run:
     Parameters
     ----------
     path : str or Path
-        The folder.
+        The folder, or a URL such as ``"s3://bucket/runs/mini"`` (with the extra ``s3``).
 
     Returns
     -------
@@ -103,6 +106,10 @@ def run(
     progress: bool = True,
     max_new_tokens: int = 16,
     store_dtype: str = "float32",
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    model_options: Mapping[str, Any] | None = None,
 ) -> Run:
     """Run a model over a benchmark into a folder, or go on with what is there.
 
@@ -114,7 +121,7 @@ def run(
     benchmark : Benchmark or str
         What `load_benchmark` returns or takes.
     out : str or Path
-        Folder of the Run: new, empty, or an earlier call's.
+        Folder of the Run: new, empty, or an earlier call's. Or a URL such as ``"s3://bucket/runs/mini"``.
     sites : selector, optional
         Which places to record: a name, a pattern such as ``"encoder[*]"``, a list, or a predicate. Default: all.
     reducers : str, sequence, or mapping from site selector, optional
@@ -141,6 +148,16 @@ def run(
         Of a reply.
     store_dtype : {"float32", "float16"}
         Of the activations on disk. float16 halves the bytes, rounds, and clips to +-65504; what was clipped is counted.
+    engine : {"local", "ray"}
+        Who does the blocks: this process, or actors of a Ray cluster (with the extra ``ray``). The Run is the same.
+    workers : int, optional
+        With ``engine="ray"``: how many actors, each with a model of its own. Default: one a GPU where the model goes
+        to GPUs, else one a CPU of the cluster.
+    address : str, optional
+        Of a Ray cluster, as `ray.init` takes it. Default: the one that this process is connected to or that
+        ``RAY_ADDRESS`` names, else one is started on this machine and stopped afterwards.
+    model_options : mapping, optional
+        Options of `load_model` for a model given by its name, such as ``{"dtype": "bfloat16", "device_map": "cuda"}``.
 
     Returns
     -------
@@ -161,8 +178,12 @@ def run(
     Notes
     -----
     A clip that cannot be used (undecodable, empty, NaN) makes its item ``failed``, with the reason; the rest goes on.
+
+    With ``engine="ray"`` so does a block on which three tries failed, by an error of the model or by the death of the
+    actor; in one process an error of the model ends the call. A model by its name is loaded by each actor, a loaded one
+    is sent to them. The last bits of floats depend on the number of threads: an actor has one for each CPU that Ray
+    gives it. See the page on scale in the documentation.
     """
-    from vpanalysis._passes import Passes
     from vpanalysis.capture.reducers import make_plan
 
     for name, value in (("block_size", block_size), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
@@ -170,44 +191,72 @@ def run(
             raise RunError("cannot make a Run", found=f"{name}={value}", allowed="1 or more")
     if store_dtype not in ("float32", "float16"):
         raise RunError("cannot make a Run", found=f"store_dtype={store_dtype!r}", allowed=["float32", "float16"])
-    llm, bench = loaded_model(model), listed(benchmark)
-    if not llm.answers and (generate or text_scores):
-        raise RunError(
-            f"cannot make a Run of {llm.name!r} with {'replies' if generate else 'text scores'}",
-            found=f"an encoder that answers nothing ({llm.family.title})",
-            fix="leave generate and text_scores out; its states are recorded",
-        )
-    folder = Path(out)
-    plan = make_plan(llm.sites, sites, reducers)
-    with storing(folder):
-        asked = describe(
-            llm, bench, plan, template, block_size, batch_size,
-            generate={"max_new_tokens": max_new_tokens, "decoding": "greedy"} if generate else None,
-            text_scores=text_scores, store_dtype=store_dtype,
-        )  # fmt: skip
-    found = finished_already(folder, asked) if not force else None
-    if found is not None:
-        say(progress, f"{folder}: found finished, {found.n_items} items")
-        return found
-    with storing(folder, "anything"):
-        check_target(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    with storing(folder), _blocks.writing(folder):
-        # Again under the lock: another process may have finished it meanwhile, or started something else.
-        check_target(folder)
-        with storing(folder, "the manifest"):
-            if force:
-                clear(folder)
-            adopt(folder, asked)
-        passes = Passes(
-            llm, template, plan, _cache(cache, llm), batch_size=batch_size, generate=generate,
-            text_scores=text_scores, max_new_tokens=max_new_tokens,
-        )  # fmt: skip
-        write_blocks(folder, passes, bench, progress)
+    if engine not in _ENGINES:
+        raise RunError("cannot make a Run", found=f"engine={engine!r}", allowed=_ENGINES, word=engine)
+    if engine == "local" and (workers is not None or address is not None):
+        given = f"workers={workers}" if workers is not None else f"address={address!r}"
+        raise RunError("cannot make a Run", found=f"{given} with engine='local'", fix="add engine='ray'")
+    if workers is not None and workers < 1:
+        raise RunError("cannot make a Run", found=f"workers={workers}", allowed="1 or more")
+    bench, folder = listed(benchmark), place_of(out)
+    if is_local(folder) and engine == "ray":
+        folder = folder.expanduser().absolute()  # the same on every node
+    held = _cache_folder(cache)
+    with _crew(engine, model, model_options, workers, address) as crew, reported(folder):
+        told = crew.facts()
+        if not told.answers and (generate or text_scores):
+            raise RunError(
+                f"cannot make a Run of {told.name!r} with {'replies' if generate else 'text scores'}",
+                found=f"an encoder that answers nothing ({told.title})",
+                fix="leave generate and text_scores out; its states are recorded",
+            )
+        plan = make_plan(told.sites, sites, reducers)
+        with storing(folder):
+            wording = crew.wording(bench[0], letters_of(bench), template)
+            asked = describe(
+                told, wording, bench, plan, template, block_size, batch_size,
+                generate={"max_new_tokens": max_new_tokens, "decoding": "greedy"} if generate else None,
+                text_scores=text_scores, store_dtype=store_dtype,
+            )  # fmt: skip
+        found = finished_already(folder, asked) if not force else None
+        if found is not None:
+            say(progress, f"{folder}: found finished, {found.n_items} items")
+            return found
+        with storing(folder, "anything"):
+            check_target(folder)
+            if is_local(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        with storing(folder), _blocks.writing(folder) as check:
+            # Again under the lock: another process may have finished it meanwhile, or started something else.
+            check_target(folder)
+            with storing(folder, "the manifest"):
+                if force:
+                    clear(folder)
+                adopt(folder, asked)
+            setup = Setup(folder, template, plan, held, batch_size, generate, text_scores, max_new_tokens)
+            write_blocks(crew, setup, told, bench, check, progress)
     made = Run(folder)
     if len(made.nonfinite):
         warnings.warn(f"Run {made.name!r}: {made.nonfinite_note}", NonFiniteWarning, stacklevel=2)
     return made
+
+
+@contextmanager
+def _crew(
+    engine: str,
+    model: AudioLLM | str,
+    options: Mapping[str, Any] | None,
+    workers: int | None,
+    address: str | None,
+) -> Iterator[Crew]:
+    """Give who has the model, and let go of it afterwards."""
+    if engine == "local":
+        yield Alone(loaded_model(model, options))
+        return
+    from vpanalysis._ray import Rays
+
+    with Rays(model, options, workers, address) as crew:
+        yield crew
 
 
 def encode_clips(
@@ -249,7 +298,7 @@ def encode_clips(
     from vpanalysis.capture.reducers import make_plan
 
     llm, bench = loaded_model(model), listed(benchmark)
-    held = _cache(cache, llm)
+    held = cache_of(_cache_folder(cache), facts_of(llm))
     if held is None:
         raise RunError("cannot encode clips", found="no cache", allowed="a folder, or True for the default one")
     plan = make_plan(llm.sites, sites, reducers)
@@ -267,13 +316,17 @@ def encode_clips(
     return usable
 
 
-def loaded_model(model: AudioLLM | str) -> AudioLLM:
-    """Return a model; a name is loaded."""
+def loaded_model(model: AudioLLM | str, options: Mapping[str, Any] | None = None) -> AudioLLM:
+    """Return a model; a name is loaded, with these options of `load_model`."""
     if not isinstance(model, str):
+        if options:
+            raise RunError(
+                "cannot make a Run with model_options", found="a loaded model", allowed="the name of a model"
+            )
         return model
     from vpanalysis.models.loading import load_model
 
-    return load_model(model)
+    return load_model(model, **(options or {}))
 
 
 def listed(benchmark: Benchmark | str) -> Benchmark:
@@ -289,10 +342,9 @@ def listed(benchmark: Benchmark | str) -> Benchmark:
     return benchmark
 
 
-def _cache(cache: bool | str | Path | None, llm: AudioLLM) -> AudioCache | None:
-    from vpanalysis.capture.audio_cache import AudioCache, default_cache_folder
+def _cache_folder(cache: bool | str | Path | None) -> Path | None:
+    from vpanalysis.capture.audio_cache import default_cache_folder
 
     if cache is None or cache is False:
         return None
-    folder = default_cache_folder() if cache is True else Path(cache)
-    return AudioCache(folder, llm.encoder_sha, dtype_name(llm))
+    return default_cache_folder() if cache is True else Path(cache)

@@ -54,10 +54,10 @@ def test_round_trip_is_exact(tmp_path_factory, items, block_size, seed):
     written = {}
     for block in range(-(-items // block_size)):
         count = min(block_size, items - block * block_size)
-        assert not store.has_block(block)
+        assert block not in store.blocks()
         states = random_states(store, count, seed + block)
         store.write(block, states)
-        assert store.has_block(block)
+        assert block in store.blocks()
         for key, value in states.items():
             written.setdefault(key, []).append(value)
     again = ActivationStore(path)

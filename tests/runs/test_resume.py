@@ -150,7 +150,7 @@ def test_stopped_between_any_two_steps_of_a_block(tmp_path, monkeypatch, step, a
 
         monkeypatch.setattr(ActivationStore, "write", writing)
     elif step == "predictions":
-        monkeypatch.setattr("vpanalysis._writing.write_predictions", stop_at(_predictions.write_predictions, at))
+        monkeypatch.setattr("vpanalysis._worker.write_predictions", stop_at(_predictions.write_predictions, at))
     elif step == "marker":
         monkeypatch.setattr(_blocks, "write_marker", stop_at(_blocks.write_marker, at))
     else:

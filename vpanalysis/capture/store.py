@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vpanalysis._places import is_local, names_in, zarr_store
 from vpanalysis.capture.layouts import Variable, layout_of
 from vpanalysis.errors import RunError
 
@@ -47,6 +48,10 @@ _UNITS = "activation (model units)"
 
 _READ_BYTES = 3.2e7
 """Of neighbouring blocks that are read in one go, where only some items are wanted."""
+
+
+def _shard_name(variable: Variable, block: int) -> str:
+    return ".".join(["c", str(block), *("0" for _ in variable.shape)])
 
 
 class ActivationStore:
@@ -66,10 +71,10 @@ class ActivationStore:
     def __init__(self, path: Path) -> None:
         import zarr
 
-        self.path = Path(path)
+        self.path = path if not is_local(path) else Path(path)
         try:
             # Format 3 alone: a store of format 2 may name a codec that runs code.
-            self._group = zarr.open_group(str(self.path), mode="r+", zarr_format=3)
+            self._group = zarr.open_group(zarr_store(self.path), mode="r+", zarr_format=3)
             facts = dict(self._group.attrs)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunError(f"cannot open {str(path)!r}", found=str(error) or "no zarr store") from error
@@ -127,7 +132,7 @@ class ActivationStore:
         import zarr
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
-        group = zarr.open_group(str(path), mode="w-", zarr_format=3)
+        group = zarr.open_group(zarr_store(path), mode="w-", zarr_format=3)
         group.attrs.update(
             {
                 "vpanalysis_format": _FORMAT,
@@ -176,6 +181,11 @@ class ActivationStore:
         """float32 bytes of one item over all variables."""
         return sum(v.bytes_per_item for v in self.variables)
 
+    @property
+    def dtype(self) -> str:
+        """Type of the states on disk, ``"float32"`` or ``"float16"``."""
+        return str(self._array(self.variables[0].name).dtype) if self.variables else "float32"
+
     def _check(self, variable: Variable) -> None:
         """Refuse an array that is not what this store writes: it would fail later, or be read as other numbers."""
         import zarr
@@ -205,16 +215,22 @@ class ActivationStore:
         return block * self.block_size, min(self.items, (block + 1) * self.block_size)
 
     def _shard(self, variable: Variable, block: int) -> Path:
-        return self.path / variable.name / ".".join(["c", str(block), *("0" for _ in variable.shape)])
-
-    def has_block(self, block: int) -> bool:
-        """Return whether every variable has the file of this block, and something in it."""
-        return all(self._shard(v, block).is_file() and not self._is_empty(v, block) for v in self.variables)
+        return self.path / variable.name / _shard_name(variable, block)
 
     def _is_empty(self, variable: Variable, block: int) -> bool:
         """Whether a file is there without content, as a loss of power leaves it; zarr may read that as missing."""
+        if not is_local(self.path):
+            return False  # an object is there whole or not at all, and asking for each costs a request
         shard = self._shard(variable, block)
         return shard.is_file() and not shard.stat().st_size
+
+    def blocks(self) -> set[int]:
+        """Return the blocks for which every variable has its file with something in it; one listing a variable."""
+        found = set(range(-(-self.items // self.block_size)))
+        for v in self.variables:
+            names = names_in(self.path / v.name)
+            found = {n for n in found if _shard_name(v, n) in names and not self._is_empty(v, n)}
+        return found
 
     def write(self, block: int, states: Mapping[tuple[str, str], Any]) -> None:
         """Write all states of one block, whole; one writer a block.
@@ -386,7 +402,7 @@ class ActivationStore:
         """Return everything as a lazily loaded xarray Dataset."""
         import xarray as xr
 
-        data = xr.open_zarr(str(self.path), consolidated=False, chunks=None, zarr_format=3)
+        data = xr.open_zarr(zarr_store(self.path), consolidated=False, chunks=None, zarr_format=3)
         ours = [v.name for v in self.variables]
         # Labels are short and read at once, as plain strings that every tool knows; states stay on disk.
         labels = {}
