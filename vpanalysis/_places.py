@@ -56,13 +56,21 @@ def place_of(path: str | Path) -> Path:
     Raises
     ------
     RunError
-        If a package for this kind of URL is missing.
+        If a package for this kind of URL is missing, or the URL has a password.
     """
     if not isinstance(path, str):
         return path  # a Path, or a UPath, which is no Path to the type checker's knowledge
     found = _URL.match(path)
     if found is None:
         return Path(path)
+    if re.match(r"[^/?#]*:[^/?#]*@", path[found.end() :]):
+        # It would be kept wherever a result says of which Run it is. Not repeated here either.
+        raise RunError(
+            f"cannot use a place of the kind {found[1]!r}",
+            found="a password in its URL",
+            allowed="a URL without one",
+            fix="leave it to fsspec's configuration or the environment of the store's client",
+        )
     try:
         from upath import UPath
     except ImportError as error:

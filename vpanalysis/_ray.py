@@ -11,14 +11,10 @@ what a block is and what its end means.
 
 * Items travel with their block, so no actor and no message ever holds the benchmark; the answer of a block is its
   number. The driver's memory does not grow with what is recorded.
-* An actor takes two blocks at a time, in two threads. A lock lets one of them use the model; meanwhile the other
-  decodes clips, or writes.
 * A block that failed three times is written by the driver as failed items with the reason, and its actor is started
   afresh, in case it was the model's process that was broken. Redo such a block by deleting its marker.
 * Trouble with *writing* (a full disk, a bucket that is gone) is nobody's block's fault: the call ends with that error,
   and the next call goes on from the finished blocks.
-* Before it writes, an actor looks whether the manifest is still the one it was started for, so that an actor which
-  outlives its driver for a moment cannot write into what another driver has begun.
 
 Worked example::
 
@@ -34,28 +30,26 @@ URL), and for clips in files the same paths; a node on which the folder is anoth
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from vpanalysis._cluster import imported, join, sentence
 from vpanalysis._predictions import Answer
+from vpanalysis._ray_actor import Hand
 from vpanalysis._run import STORE_NAME
 from vpanalysis._saved import manifest_sha
 from vpanalysis._space import say
-from vpanalysis._trouble import of_the_machine
-from vpanalysis._worker import BlockFailed, ModelFacts, Setup, Wording, Worker, facts_of_block, write_block
+from vpanalysis._worker import BlockFailed, ModelFacts, Setup, Wording, write_block
 from vpanalysis.errors import RunError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from vpanalysis._passes import Passes, Sizes
+    from vpanalysis._passes import Sizes
     from vpanalysis.benchmark.items import Benchmark, Item
     from vpanalysis.benchmark.prompts import PromptTemplate
-    from vpanalysis.capture.store import ActivationStore
     from vpanalysis.models.facade import AudioLLM
 
 __all__ = ["TRIES", "Rays"]
@@ -65,90 +59,6 @@ TRIES = 3
 
 _LANES = 2  # blocks that an actor has at a time: one with the model, one being read or written
 _LOOK = 1.0  # seconds between looks at the lease and at actors that have become ready
-
-
-class Hand:
-    """An actor: one model, and the blocks that it is given.
-
-    The model comes with every call, as its name or as a reference to it, and is taken in by the first: an actor that is
-    started again then has what it needs, wherever that is.
-
-    Parameters
-    ----------
-    options : mapping
-        Of `load_model`.
-    """
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self._options = options
-        self._one = threading.Lock()
-        self._worker: Worker | None = None
-        self._begun: tuple[str | None, Passes, ActivationStore] | None = None
-
-    def _have(self, model: str | Sequence[Any]) -> Worker:
-        from vpanalysis.runs import loaded_model
-
-        if self._worker is None:
-            if not isinstance(model, str):
-                import ray
-
-                model = ray.get(model[0])
-            self._worker = Worker(loaded_model(cast("AudioLLM | str", model), self._options))
-        return self._worker
-
-    def facts(self, model: str | Sequence[Any]) -> ModelFacts:
-        with self._one:
-            return self._have(model).told
-
-    def wording(
-        self, model: str | Sequence[Any], item: Item, letters: Sequence[str], template: PromptTemplate
-    ) -> Wording:
-        return self._have(model).wording(item, letters, template)
-
-    def sizes(self, model: str | Sequence[Any], setup: Setup, item: Item) -> Sizes:
-        return self._have(model).passes(setup).sizes(item)
-
-    def longest(self, model: str | Sequence[Any], setup: Setup, items: Sequence[Item]) -> dict[str, int]:
-        return self._have(model).passes(setup).longest(items)
-
-    def block(self, model: str | Sequence[Any], setup: Setup, sha: str, number: int, items: Sequence[Item]) -> int:
-        """Do a block and return its number; :class:`BlockFailed` when the model could not."""
-        passes, store = self._ready(model, setup, sha)
-        try:
-            heard = passes.listen(items)
-            with self._one:
-                answers, states = passes.block(items, heard)
-        except Exception as error:
-            if of_the_machine(error):
-                raise
-            raise BlockFailed(_sentence(error)) from None
-        if manifest_sha(setup.folder) != sha:
-            raise _other_folder(setup.folder)
-        write_block(setup.folder, store, number, items, answers, states, facts_of_block(passes))
-        return number
-
-    def _ready(self, model: str | Sequence[Any], setup: Setup, sha: str) -> tuple[Passes, ActivationStore]:
-        from vpanalysis.capture.store import ActivationStore
-
-        with self._one:
-            if self._begun is None or self._begun[0] != sha:
-                if manifest_sha(setup.folder) != sha:
-                    raise _other_folder(setup.folder)
-                self._begun = sha, self._have(model).passes(setup), ActivationStore(setup.folder / STORE_NAME)
-            return self._begun[1:]
-
-
-def _other_folder(folder: Path) -> RunError:
-    return RunError(
-        f"cannot write the Run {str(folder)!r} on a node of the cluster",
-        found="no manifest there, or another Run's",
-        allowed="a folder that all nodes share, or a URL",
-    )
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 class _Lane:
@@ -185,19 +95,12 @@ class Rays:
         workers: int | None = None,
         address: str | None = None,
     ) -> None:
-        try:
-            # Before Ray is imported: it reports nothing to anybody unless the user has said that it may.
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            import ray
-        except ImportError as error:
-            raise RunError(
-                "cannot use engine='ray'", found=f"no Ray ({error})", fix="pip install 'vpanalysis[ray]'"
-            ) from error
+        ray = imported("cannot use engine='ray'")
         if options and not isinstance(model, str):
             raise RunError(
                 "cannot make a Run with model_options", found="a loaded model", allowed="the name of a model"
             )
-        self._ray: Any = ray
+        self._ray = ray
         self._model, self._options, self._workers, self._address = model, dict(options or {}), workers, address
         self._started = False
         self._actors: list[Any] = []
@@ -206,7 +109,7 @@ class Rays:
         self._folder: Path | None = None
 
     def __enter__(self) -> Rays:
-        self._connect()
+        self._started = join(self._ray, self._workers, self._address)
         try:
             self._sent_model = self._model if isinstance(self._model, str) else self._put(self._model)
             self._actors = [self._new()]
@@ -221,25 +124,6 @@ class Rays:
         self._leave()
 
     # The cluster ------------------------------------------------------------------------------------------------------
-
-    def _connect(self) -> None:
-        ray = self._ray
-        if ray.is_initialized():
-            return
-        quiet = {"log_to_driver": False, "logging_level": "error"}
-        try:
-            if self._address is not None or os.environ.get("RAY_ADDRESS"):
-                ray.init(address=self._address, **quiet)
-            else:
-                cpus = max(os.cpu_count() or 1, self._workers or 1)
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-        except Exception as error:  # Ray raises errors of many kinds here, some of them plain Exceptions
-            raise RunError(
-                "cannot reach a Ray cluster",
-                found=_sentence(error),
-                allowed="an address such as 'auto', '10.0.0.1:6379' or 'ray://10.0.0.1:10001', or none to start one",
-            ) from error
-        self._started = True
 
     def _leave(self) -> None:
         for actor in self._actors:
@@ -257,7 +141,7 @@ class Rays:
         except Exception as error:  # whatever pickling raises
             raise RunError(
                 f"cannot send the model {getattr(model, 'name', model)!r} to the workers",
-                found=_sentence(error),
+                found=sentence(error),
                 allowed="a loaded model that can be pickled, or the name of one",
                 fix="give its name, with model_options for the options of load_model",
             ) from error
@@ -337,15 +221,21 @@ class Rays:
 
         self._actors += [self._new() for _ in range(self._wanted(len(todo)) - 1)]
         # An actor joins when its model is loaded; until then its blocks would wait for it while others are free.
-        joining = {actor.facts.remote(self._sent_model): actor for actor in self._actors[1:]}
+        joining = {self._ask(actor): (actor, 1) for actor in self._actors[1:]}
         pool = ActorPool([_Lane(self._actors[0]) for _ in range(_LANES)])
         for number in todo:
             pool.submit(send, number)
         idle: list[Any] = []
         while pool.has_next():
             for reference in ray.wait(list(joining), num_returns=len(joining), timeout=0)[0] if joining else ():
-                actor = joining.pop(reference)
-                self._get(reference)
+                actor, tries = joining.pop(reference)
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    if tries == TRIES or not isinstance(error, ray.exceptions.RayActorError):
+                        raise _said(error) from error
+                    joining[self._ask(actor)] = actor, tries + 1
+                    continue
                 for _ in range(_LANES):
                     pool.push(_Lane(actor))
             # Towards the end, whoever has nothing to do makes room for actors that lost their node.
@@ -370,6 +260,10 @@ class Rays:
             check()
             sent = {ref: (n, actor) for ref, (n, actor) in sent.items() if n != number}
             yield number
+
+    def _ask(self, actor: Any) -> Any:
+        """Have an actor load its model; tried again here and not by Ray, which would say so when the work is over."""
+        return actor.facts.options(max_task_retries=0).remote(self._sent_model)
 
     def _failed(self, sent: dict[Any, tuple[int, Any]]) -> Iterator[tuple[int, Any, str]]:
         """Take the calls that failed for good out of `sent`; raise what is not the fault of their block."""
@@ -412,6 +306,6 @@ def _said(error: Any) -> Exception:
         cause = lines[-1] if lines else type(error).__name__
     return RunError(
         "cannot go on with the Run on the cluster",
-        found=_sentence(cause) if isinstance(cause, BaseException) else str(cause),
+        found=sentence(cause) if isinstance(cause, BaseException) else str(cause),
         fix="call it again to go on; finished blocks are kept",
     )

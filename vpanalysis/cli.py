@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -187,11 +187,13 @@ def run(
     }
     # On a cluster the actors load the model, and this process never does.
     loaded = vp.load_model(model, **options) if engine == "local" else model
-    made = vp.run(
-        loaded, bench, out, sites=sites, generate=generate, text_scores=text_scores, block_size=block_size,
-        batch_size=batch_size, cache=cache, force=force, progress=not quiet, engine=engine, workers=workers,
-        address=address, model_options=options if engine != "local" else None,
-    )  # fmt: skip
+    # Ray's own words about actors that were started again go to standard output, which belongs to the answer.
+    with redirect_stdout(sys.stderr) if engine == "ray" else nullcontext():
+        made = vp.run(
+            loaded, bench, out, sites=sites, generate=generate, text_scores=text_scores, block_size=block_size,
+            batch_size=batch_size, cache=cache, force=force, progress=not quiet, engine=engine, workers=workers,
+            address=address, model_options=options if engine != "local" else None,
+        )  # fmt: skip
     counts = made.predictions.groupby(["task_name", "condition"], sort=False)["status"].value_counts().unstack()
     name = made.manifest["model"]["name"]
     _console.emit(

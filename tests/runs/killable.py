@@ -57,6 +57,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             code = 1
+            os.dup2(2, 1)  # the answers are this program's; Ray also says things there
             try:
                 llm, bench = asked_of(asked)
                 settings = {"block_size": 4, "batch_size": 2, "progress": False, **asked.get("settings", {})}

@@ -149,7 +149,7 @@ def test_trouble_with_writing_ends_the_call_and_spoils_nothing(cluster, alone, t
         path.unlink()
     (out / "predictions").rmdir()
     (out / "predictions").write_text("")
-    with pytest.raises(RunError, match=r"cannot go on with the Run on the cluster: found .*predictions"):
+    with pytest.raises(RunError, match=r"cannot write block \d of the Run .*predictions.*finished blocks are kept"):
         run(FakeLLM(), bench, out, engine="ray", workers=1, **SETTINGS)
     assert open_run(out).finished_blocks == ()
     (out / "predictions").unlink()

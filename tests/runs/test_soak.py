@@ -11,8 +11,12 @@ from vpanalysis import open_run, run
 
 
 @pytest.mark.soak
-def test_ten_killed_runs_end_as_if_they_had_not_been(tmp_path):
-    made = soak(tmp_path, 10)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("engine", ["default", "ray"])
+def test_ten_killed_runs_end_as_if_they_had_not_been(tmp_path, engine):
+    if engine == "ray":
+        pytest.importorskip("ray", reason="ray is not installed (the extra 'ray')")
+    made = soak(tmp_path, 10, engine=engine)
     assert [found["problems"] for found in made] == [[]] * 10
     kills = [kill for found in made for kill in found["kills"]]
     assert sum("finished before" not in kill for kill in kills) >= 8

@@ -63,6 +63,9 @@ def test_places():
     assert str(place_of("s3://bucket/runs/mini")) == "s3://bucket/runs/mini"
     with pytest.raises(RunError, match=r"cannot use the place 'nonsense://a/b': found no package"):
         place_of("nonsense://a/b")
+    with pytest.raises(RunError, match="found a password in its URL") as caught:
+        place_of("sftp://me:hidden@host/runs")
+    assert "hidden" not in str(caught.value)
 
 
 def test_the_run_under_a_url_is_the_same(stored, local):

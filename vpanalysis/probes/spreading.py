@@ -18,8 +18,6 @@ side share some decisions of the solver, such as when it has the right precondit
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vpanalysis._cluster import imported, join
+from vpanalysis._places import is_local
 from vpanalysis.errors import RunError
 from vpanalysis.probes.estimator import MEMORY_GB, LabelSets, SiteFit, each_fit, single_thread
 from vpanalysis.probes.splits import IntArray
@@ -104,19 +104,13 @@ def spread(
     RunError
         Without Ray, and what a fit raises.
     """
-    try:
-        # An extra, which few need.
-        ray: Any = importlib.import_module("ray")
-    except ImportError as error:
-        raise RunError(
-            "cannot fit the probes with engine='ray'", found="no Ray", fix='pip install "vpanalysis[ray]"'
-        ) from error
-    started = not ray.is_initialized()
-    if started:
-        _join(ray, where)
+    ray = imported("cannot fit the probes with engine='ray'")
+    started = join(ray, where.workers, where.address)
     at_once = where.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    source = getattr(run, "path", None)
-    shared = ray.put((run if source is None else Path(source).resolve(), reducers, rows, sets, how))
+    place = getattr(run, "path", None)
+    if place is not None and is_local(place):
+        place = Path(place).resolve()  # the same on every node
+    shared = ray.put((run if place is None else None, place, reducers, rows, sets, how))
     task = ray.remote(_task)
     groups = np.array_split(np.arange(len(sites)), min(len(sites), _GROUPS_A_WORKER * at_once))
     waiting = [([sites[n] for n in group], group) for group in groups]
@@ -134,8 +128,8 @@ def spread(
             except ray.exceptions.RayTaskError as error:
                 # The reason as the serial way gives it, not wrapped in the story of a worker.
                 raise error.cause if isinstance(error.cause, RunError) else error from None
-            for place, fit in found:
-                yield int(group[place]), fit
+            for number, fit in found:
+                yield int(group[number]), fit
             done += len(group)
             if progress is not None:
                 progress(done)
@@ -146,29 +140,13 @@ def spread(
             ray.shutdown()
 
 
-def _join(ray: Any, where: Where) -> None:
-    """Join the cluster at the address, or start one on this machine, which nothing outside of it can reach."""
-    quiet = {"log_to_driver": False, "logging_level": "error"}
-    try:
-        if where.address is not None or os.environ.get("RAY_ADDRESS"):
-            ray.init(address=where.address, **quiet)
-        else:
-            cpus = max(os.cpu_count() or 1, where.workers or 1)
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise RunError(
-            "cannot reach a Ray cluster", found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            allowed="an address such as 'auto' or '10.0.0.1:6379', or none to start one",
-        ) from error  # fmt: skip
-
-
 def _task(shared: Any, sites: list[str]) -> list[tuple[int, SiteFit]]:
     """Fit some sites: what a task of Ray does."""
-    source, reducers, rows, sets, how = shared
-    if isinstance(source, Path):
+    given, place, reducers, rows, sets, how = shared
+    if place is not None:
         from vpanalysis.runs import open_run
 
-        source = open_run(source)
-    run = cast("RunLike", source)
+        given = open_run(place)
+    run = cast("RunLike", given)
     with single_thread():
         return list(each_fit(lambda site: read_states(run, site, reducers[site], rows)[0], sites, sets, **how))
