@@ -27,7 +27,7 @@ def about(what: str | None) -> tuple[str, pd.DataFrame]:
     Parameters
     ----------
     what : str or None
-        None for the installation, else a Run folder or anything that `load_model` takes.
+        None for the installation, else a Run folder, its URL, or anything that `load_model` takes.
 
     Returns
     -------
@@ -44,8 +44,8 @@ def about(what: str | None) -> tuple[str, pd.DataFrame]:
 
     if what is None:
         title, rows = "vpanalysis", _installation()
-    elif (Path(what) / "manifest.json").is_file():
-        title, rows = f"Run {Path(what).resolve().name}", _run(Path(what))
+    elif "://" in what or (Path(what) / "manifest.json").is_file():
+        title, rows = _run(what)
     else:
         title, rows = f"Model {what}", _model(what)
     return title, pd.DataFrame(list(rows.items()), columns=["what", "value"])
@@ -69,14 +69,14 @@ def _installation() -> dict[str, str]:
     return rows
 
 
-def _run(path: Path) -> dict[str, str]:
+def _run(what: str) -> tuple[str, dict[str, str]]:
     from vpanalysis.runs import open_run
 
-    run = open_run(path)
+    run = open_run(what)
     rows = {"folder": str(run.path), "items": str(len(run.predictions))}
     rows |= {f"outcome {name}": str(count) for name, count in run.predictions["status"].value_counts().items()}
     rows["sites"] = ", ".join(run.sites)
-    return rows | _flat(run.manifest)
+    return f"Run {run.name}", rows | _flat(run.manifest)
 
 
 def _model(source: str) -> dict[str, str]:

@@ -58,7 +58,7 @@ def _ready(
     return vp.load_model(model, dtype=dtype, device_map=device_map), bench
 
 
-def _shown(result: Any, as_json: bool, plot: Path | None, save: Path | None, **how: Any) -> None:
+def _shown(result: Any, as_json: bool, plot: Path | None, save: str | Path | None, **how: Any) -> None:
     """Print a result, draw it and keep it."""
     if as_json:
         _console.emit(result.to_dataframe(), as_json=True, title=result._parts()[1], more={"settings": result.settings})
@@ -74,9 +74,11 @@ def _shown(result: Any, as_json: bool, plot: Path | None, save: Path | None, **h
         _console.remark(f"wrote {plot}")
     if save is not None:
         import vpanalysis as vp
+        from vpanalysis._places import place_of
 
-        place = vp.open_run(save) if (save / "manifest.json").is_file() else save
-        _console.remark(f"saved {result.save(place)}")
+        place = place_of(save)
+        of_a_run = (place / "manifest.json").is_file()
+        _console.remark(f"saved {result.save(vp.open_run(place) if of_a_run else place)}")
 
 
 @_verb(
@@ -215,7 +217,7 @@ def attribute(
 
 @_verb("lens", "vpanalysis lens runs/mini-base mini-base --plot lens.png")
 def lens(
-    run: Annotated[Path, typer.Argument(help="A Run folder with text states at the answer position.")],
+    run: Annotated[str, typer.Argument(help="A Run folder, or its URL, with text states at the answer position.")],
     model: Model,
     vocabulary: Annotated[int, typer.Option("--vocabulary", min=0, help="Likeliest tokens per layer.")] = 0,
     dtype: Dtype = "auto",

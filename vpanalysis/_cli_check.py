@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def check(
-    run: Annotated[Path, typer.Argument(help="A Run folder.")],
+    run: Annotated[str, typer.Argument(help="A Run folder, or its URL.")],
     redo: Annotated[
         bool, typer.Option("--redo", help="Let the next 'run' with the same settings make damaged blocks again.")
     ] = False,
@@ -45,4 +44,4 @@ def check(
     else:
         print(found)
     if not found.ok and not (redo and all(d.block is not None for d in found.damage)):
-        raise RunError(f"the Run {str(run)!r} is damaged", found=found.sentence)
+        raise RunError(f"the Run {run!r} is damaged", found=found.sentence)

@@ -68,7 +68,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[str], typer.Argument(help="Run folders, or their URLs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     clips: Annotated[int, typer.Option("--clips", min=0, help="Items to show with their sound.")] = 4,
 ) -> None:

@@ -97,7 +97,7 @@ def controls(
         str | None, typer.Option("--audio", help="The benchmark ('mini', a file ...), for the mel baseline.")
     ] = None,
     allow_outside: AllowOutside = False,
-    twin: Annotated[Path | None, typer.Option("--twin", help="Run of the same model with random weights.")] = None,
+    twin: Annotated[str | None, typer.Option("--twin", help="Run of the same model with random weights.")] = None,
     group_by: Annotated[
         str, typer.Option("--group-by", help="speaker, script, both or auto: never split by folds.")
     ] = "speaker",
