@@ -97,7 +97,7 @@ def test_dtypes(tiny, tmp_path):
 def test_a_table_of_positions_that_was_kept_in_float32_gets_the_type_of_the_rest(tiny):
     model = tiny.stock().to(torch.bfloat16)
     table = model.model.audio_tower.embed_positions.float()
-    with pytest.raises(RuntimeError, match="dtype|type"):
+    with pytest.raises(RuntimeError, match="type"):
         load_model((model, tiny.processor))
     loading._in_one_type(model)
     assert table.weight.dtype == torch.bfloat16 and not table.weight.requires_grad
