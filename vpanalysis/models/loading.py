@@ -234,11 +234,12 @@ def _hub_split_folder(repo: str, revision: str | None) -> Path | None:
     except EntryNotFoundError:
         # Not in the split layout; or offline, and not so as far as the cache knows.
         pass
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError, ValueError) as error:
+        # RuntimeError: without a network, releases of huggingface_hub before 1.27 try again with a client they closed.
         raise _hub_error(repo, error) from error
     try:
         return hub_folder(repo, revision)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError, ValueError) as error:
         raise _hub_error(repo, error) from error
 
 
