@@ -182,6 +182,8 @@ def model_alone(llm: AudioLLM, batches: Sequence[Batch], options: argparse.Names
     times = in_rounds({"bare": bare, "recording": recording}, options.rounds, warm_up=2, device=options.device)
     with FlopCounterMode(display=False) as counter:
         bare()
+    if not counter.get_total_flops():
+        raise SystemExit(f"torch {torch.__version__} counts no operations under inference mode; take a newer one")
     peaks = {name: peak_of(work, options.device) for name, work in (("bare", bare), ("recording", recording))}
     valid = sum(sum(map(sum, batch.positions)) for batch in batches)
     encoded = sum(

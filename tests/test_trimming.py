@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,8 +37,11 @@ def test_in_bfloat16_the_share_is_counted_beside_what_the_type_does_anyway(bench
     assert llm.trim_report.startswith("on")
     report = trim_report(llm, bench, batch_size=4, progress=False)
     assert report.dtype == "bfloat16"
-    # Larger than float32's by orders of magnitude: the paths really ran in this type.
-    assert report.largest_by_batch > 1e-3 and report.largest_difference < 1.0
+    # Larger than float32's by orders of magnitude: the paths really ran in this type. Or none at all: torch 2.4 sums a
+    # row in this type in one order, whatever is beside it.
+    for gap in (report.largest_by_batch, report.largest_difference):
+        assert gap == 0.0 or 1e-3 < gap < 1.0
+    assert next(iter(llm.encode([np.zeros(8000, np.float32)], ["tower"]))).streams["tower"].dtype == torch.bfloat16
     assert 0 <= report.changed <= 0.25
 
 

@@ -6,8 +6,10 @@ import io
 import os
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from vpanalysis.figures import build_figure
 
@@ -31,6 +33,10 @@ def thumbnail(name: str) -> np.ndarray:
     return np.asarray(small, dtype=float)
 
 
+@pytest.mark.skipif(
+    Version(matplotlib.__version__) < Version("3.11"),
+    reason="the pictures kept are of matplotlib 3.11, before which letters have other widths, which move the layout",
+)
 @pytest.mark.parametrize("name", ["leaderboard", "ladder", "humans"])
 def test_looks_as_it_did(name: str) -> None:
     from PIL import Image

@@ -212,8 +212,10 @@ def test_in_half_precision_the_states_are_near(case: tuple[Any, Any, str], tmp_p
     with whole.capturing(whole.sites) as wanted, half.capturing(half.sites) as found:
         whole.encode([wave])
         half.encode([wave])
-    # How far rounding goes in a random model says little; that the first state is the same one says enough.
-    torch.testing.assert_close(found["encoder.stem"][0].float(), wanted["encoder.stem"][0], atol=0.15, rtol=0.05)
+    # How far rounding goes in a random model says little; that the first state is the same one says enough. As a whole:
+    # the furthest single value depends on the numbers drawn, which other releases draw otherwise.
+    first, same = found["encoder.stem"][0].float(), wanted["encoder.stem"][0]
+    assert float((first - same).norm()) < 0.05 * float(same.norm())
     for site in half.sites:
         assert found[site][0].shape == wanted[site][0].shape
         assert torch.isfinite(found[site][0]).all()

@@ -94,6 +94,16 @@ def test_dtypes(tiny, tmp_path):
         load_model(tmp_path, dtype="bflot16")
 
 
+def test_a_table_of_positions_that_was_kept_in_float32_gets_the_type_of_the_rest(tiny):
+    model = tiny.stock().to(torch.bfloat16)
+    table = model.model.audio_tower.embed_positions.float()
+    with pytest.raises(RuntimeError, match="type"):
+        load_model((model, tiny.processor))
+    loading._in_one_type(model)
+    assert table.weight.dtype == torch.bfloat16 and not table.weight.requires_grad
+    assert load_model((model, tiny.processor)).dtype == torch.bfloat16
+
+
 def test_attention_implementation_reaches_every_part(tiny, tmp_path):
     write_split(tiny.pclm(), tiny.processor, tmp_path)
     llm = load_model(tmp_path, attn_implementation="eager")

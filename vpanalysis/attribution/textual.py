@@ -208,7 +208,8 @@ def text_controls(
     steps = [(name, "conflict", asked) for name in chosen]
     steps += [(name, "congruent", twins) for name in chosen if name in _BY_WORDS and twins]
     parts = _asked_all(llm, steps, template, batch_size, random_state, work, progress)
-    items = pd.concat(parts, ignore_index=True)
+    # Without controls that could ask nothing: an empty table has no types, and would take them from the others.
+    items = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     settings = {
         "model": llm.name, "benchmark": bench.name, "benchmark_sha": bench.sha, "controls": chosen, "level": level,
         "random_state": random_state, "weights": llm.weights_sha, "template": template.sha, "negation": NEGATION,

@@ -150,6 +150,7 @@ def load_model(
             model = _load_split(folder, options, pclm, rename, calibration)
         else:
             model = _load_stock(folder or source_name, revision, options, pclm, rename, calibration)
+        _in_one_type(model)
         place = folder or source_name
         processor = _load_processor(place, model, revision)
         tokenizer = _tokenizer(gate_tokenizer) or _stored_gate_tokenizer(folder, processor)
@@ -161,6 +162,20 @@ def load_model(
     )  # fmt: skip
     llm.calibration = calibration_for(folder or _cached_snapshot(source_name, revision), calibration)
     return llm
+
+
+def _in_one_type(model: Any) -> None:
+    """Give Audio Flamingo's table of positions the type of the convolutions that it is added to, where they differ.
+
+    Early releases of transformers 5 (5.13 is one) keep that table in float32 whatever type is asked for, and add it
+    without a cast, so that in half precision the first norm meets a type that is not its own and raises. Later
+    releases load the table in the type asked for, and so it is here.
+    """
+    from transformers import AudioFlamingo3Encoder
+
+    for part in model.modules():
+        if isinstance(part, AudioFlamingo3Encoder):
+            part.embed_positions.to(part.conv1.weight.dtype)
 
 
 def checkpoint_folder(source: str | Path, revision: str | None = None) -> Path | None:
@@ -219,11 +234,12 @@ def _hub_split_folder(repo: str, revision: str | None) -> Path | None:
     except EntryNotFoundError:
         # Not in the split layout; or offline, and not so as far as the cache knows.
         pass
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError, ValueError) as error:
+        # RuntimeError: without a network, releases of huggingface_hub before 1.27 try again with a client they closed.
         raise _hub_error(repo, error) from error
     try:
         return hub_folder(repo, revision)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError, ValueError) as error:
         raise _hub_error(repo, error) from error
 
 
