@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fakes import FakeLLM, make_benchmark
 from test_runs import assert_same_run
 
 from vpanalysis import _blocks, open_run, run
+from vpanalysis._cluster import loopback
 from vpanalysis.errors import ModelError, RunError
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -38,10 +40,11 @@ def start():
     """Start a small cluster on the loopback interface."""
     for tries_left in (2, 1, 0):
         try:
-            ray.init(
-                address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20,
-                log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1",
-            )  # fmt: skip
+            with loopback():
+                ray.init(
+                    address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20,
+                    log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1",
+                )  # fmt: skip
             return
         except Exception:  # a busy machine: Ray waits half a minute for its own processes, and no longer
             ray.shutdown()
@@ -227,6 +230,75 @@ def test_a_node_that_dies_loses_nothing(alone, tmp_path):
         ray.shutdown()
         nodes.shutdown()
     assert_same(made[0], alone)
+
+
+OWN = """
+import os, sys, signal
+sys.path[:0] = {path!r}
+from fakes import FakeLLM, make_benchmark
+from vpanalysis import cli, run
+
+def slow(args, prog_name, standalone_mode):
+    run(FakeLLM(delay_s=0.3), make_benchmark(200), {out!r}, engine="ray", workers=1, block_size=4, batch_size=2,
+        progress=False, cache=None)
+
+cli.app = slow
+cli.main(["run"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_cluster_of_its_own_is_on_the_loopback_interface_and_goes_with_the_driver(tmp_path):
+    out = tmp_path / "r"
+    with environment(), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        program = OWN.format(path=os.environ["PYTHONPATH"].split(os.pathsep), out=str(out))
+        driver = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: list(out.glob("blocks/*.json")) or driver.poll() is not None)
+        family = processes_of(driver.pid)
+        places = listening(family)
+        assert len(family) > 3 and places and all(place.is_loopback for place in places), places
+        driver.terminate()
+        assert driver.wait(60) == 143  # as vpanalysis ends, and not in the middle of something
+        wait_for(lambda: not processes_of(driver.pid), 30)
+    finally:
+        for pid in processes_of(driver.pid):
+            os.kill(pid, signal.SIGKILL)
+        driver.wait()
+    assert open_run(out).finished_blocks and not open_run(out).is_complete
+
+
+def processes_of(session):
+    """Return the processes of a session that are alive."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            facts = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if facts[0] != "Z" and int(facts[3]) == session:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def listening(pids):
+    """Return the addresses on which processes listen for TCP."""
+    held = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                held.add(os.readlink(link))
+    found = []
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            facts = line.split()
+            if facts[3] == "0A" and f"socket:[{facts[9]}]" in held:
+                words = bytes.fromhex(facts[1].split(":")[0])
+                raw = b"".join(words[n : n + 4][::-1] for n in range(0, len(words), 4))
+                place = ipaddress.ip_address(raw)
+                found.append(getattr(place, "ipv4_mapped", None) or place)
+    return found
 
 
 def wait_for(condition, limit_s=120.0):
