@@ -166,6 +166,40 @@ def test_the_lock_of_a_local_folder_holds_for_this_engine_too(cluster, tmp_path)
         run(FakeLLM(), bench, out, engine="ray", workers=1, **SETTINGS)
 
 
+def test_a_block_is_not_declared_finished_in_what_another_driver_has_begun(tmp_path, monkeypatch):
+    from vpanalysis._ray_actor import Hand
+    from vpanalysis._saved import manifest_sha
+    from vpanalysis._worker import Setup, Worker
+    from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
+    from vpanalysis.capture.reducers import make_plan
+    from vpanalysis.capture.store import ActivationStore
+
+    bench, out, write = make_benchmark(4), tmp_path / "r", ActivationStore.write
+    llm = FakeLLM()
+    run(llm, bench, out, **SETTINGS)
+    _blocks.forget(out, 0)
+    hand = Hand({})
+    hand._worker = Worker(llm)
+
+    def slow(self, block, states):
+        write(self, block, states)
+        (out / "manifest.json").write_text((out / "manifest.json").read_text() + " ")
+
+    monkeypatch.setattr(ActivationStore, "write", slow)
+    setup = Setup(out, DEFAULT_PROMPT, make_plan(llm.sites, None, None), None, 2, False, False, 16)
+    with pytest.raises(RunError, match="no manifest there, or another Run's"):
+        hand.block([None], setup, manifest_sha(out), 0, list(bench))
+    assert open_run(out).finished_blocks == ()
+
+
+def test_blocks_that_nobody_is_left_for_are_no_finished_run(cluster, tmp_path, monkeypatch):
+    from ray.util import ActorPool
+
+    monkeypatch.setattr(ActorPool, "has_next", lambda self: False)
+    with pytest.raises(RunError, match="no worker left for 6 blocks; call it again"):
+        run(FakeLLM(), make_benchmark(ITEMS), tmp_path / "r", engine="ray", workers=1, **SETTINGS)
+
+
 # --- nodes and drivers that die -----------------------------------------------------------------------------------
 
 DRIVER = """
