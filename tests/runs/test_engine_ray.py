@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import signal
 import subprocess
@@ -363,3 +364,22 @@ def test_what_cannot_be_is_one_sentence(cluster, tmp_path):
     with pytest.raises(ModelError, match="cannot load the model 'no-such-model': found no such name"):
         run("no-such-model", bench, tmp_path / "r", engine="ray", **SETTINGS)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.soak
+def test_the_measurement_of_scale_runs_and_says_what_is_so(tmp_path):
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "scale.py"
+    target = tmp_path / "facts.json"
+    sizes = ["--items", "256", "--workers", "1", "--delay", "0.05", "--blocks", "3"]
+    made = subprocess.run(
+        [sys.executable, str(script), *sizes, "--json", str(target)], capture_output=True, text=True, timeout=400
+    )
+    assert made.returncode == 0, made.stderr
+    facts = json.loads(target.read_text())
+    assert [row["workers"] for row in facts["table"]] == [row["workers"] for row in facts["overheads"]] == [0, 1]
+    for row in facts["table"]:
+        assert row["items"] == 256 and row["block_s"] > 0 and 4 * row["block_s"] < 10 * row["wall_s"]
+        assert 50 < row["before_mb"] <= row["peak_mb"] < 2_000
+    # A block of 4 forwards takes at least as long as they sleep: no actor is counted twice.
+    assert all(row["items"] == 192 and row["block_s"] > 0.19 and row["overhead"] > -0.05 for row in facts["overheads"])
+    assert "peak memory of the driver" in made.stdout and "overhead of a block" in made.stdout
