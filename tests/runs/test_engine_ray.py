@@ -99,6 +99,8 @@ def test_the_run_is_the_same_with_any_number_of_workers(cluster, alone, tmp_path
     made = run(FakeLLM(), bench, tmp_path / "r", engine="ray", workers=workers, **SETTINGS)
     assert_same(made, alone)
     assert not [p for p in made.path.rglob("*") if p.name.endswith((".part", ".partial"))]
+    markers = [[_blocks.read_marker(r.path, b) for b in range(r.n_blocks)] for r in (made, alone)]
+    assert markers[0] == markers[1]  # counts of what is not finite, and checksums
     # Finished is finished, whoever asks.
     before = {p: p.stat().st_mtime_ns for p in made.path.rglob("*") if p.is_file()}
     assert run(FakeLLM(), bench, tmp_path / "r", **SETTINGS).is_complete

@@ -280,3 +280,18 @@ def test_an_interrupted_deletion_is_not_gone_on_with(tmp_path, monkeypatch):
     (tmp_path / "r" / "activations.zarr.part").mkdir()
     assert run(FakeLLM(), bench, tmp_path / "r", **settings, force=True).is_complete
     assert not (tmp_path / "r" / "activations.zarr.part").exists()
+
+
+def test_what_a_worker_left_half_written_that_died_is_swept_up(tmp_path):
+    out = tmp_path / "r"
+
+    class Leaving(FakeLLM):
+        def prepare(self, items, *args, **kwargs):
+            if (out / "activations.zarr").is_dir():  # as an actor leaves it whose block is done again by another
+                for name in ("predictions/0.part", "activations.zarr/gate/c.0.0.partial"):
+                    (out / name).parent.mkdir(exist_ok=True)
+                    (out / name).touch()
+            return super().prepare(items, *args, **kwargs)
+
+    run(Leaving(), make_benchmark(4), out, block_size=4, batch_size=1, progress=False, cache=None)
+    assert not [p for p in out.rglob("*") if p.name.endswith((".part", ".partial"))]
