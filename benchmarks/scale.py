@@ -92,10 +92,14 @@ def case(asked: dict[str, Any]) -> dict[str, Any]:
     if engine:
         import ray
 
-        ray.init(
-            address="local", num_cpus=max(asked["workers"], os.cpu_count() or 1), include_dashboard=False,
-            object_store_memory=200 << 20, log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1",
-        )  # fmt: skip
+        from vpanalysis._cluster import loopback
+
+        with loopback():
+            ray.init(
+                address="local", num_cpus=max(asked["workers"], os.cpu_count() or 1), include_dashboard=False,
+                object_store_memory=200 << 20, log_to_driver=False, logging_level="error",
+                _node_ip_address="127.0.0.1",
+            )  # fmt: skip
     begun = time.time()
     llm = FakeLLM(delay_s=asked["delay_s"])
     made = run(llm, bench, out, block_size=BLOCK, batch_size=BATCH, cache=None, progress=False, **engine)

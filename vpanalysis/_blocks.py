@@ -29,6 +29,7 @@ from vpanalysis._trouble import storing
 from vpanalysis.errors import RunError
 
 __all__ = [
+    "FOLDER",
     "LOCK_NAME",
     "finished",
     "finished_blocks",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 LOCK_NAME = "run.lock"
-_BLOCKS = "blocks"
+FOLDER = "blocks"
 
 # The system's lock is one per process; threads of this one are told apart here. It also keeps this process from
 # opening the lock file a second time, which would release the lock when that copy is closed.
@@ -144,7 +145,7 @@ else:
 
 def marker(folder: Path, block: int) -> Path:
     """Return the path of a block's marker."""
-    return folder / _BLOCKS / f"{block:05d}.json"
+    return folder / FOLDER / f"{block:05d}.json"
 
 
 def write_marker(folder: Path, block: int, facts: dict[str, Any]) -> None:
@@ -172,7 +173,7 @@ def finished(folder: Path, count: int) -> dict[int, dict[str, Any]]:
 
 def _named(folder: Path, count: int) -> list[int]:
     """Return the blocks that have a file of this name; most of a Run that has just begun are missing."""
-    there = names_in(folder / _BLOCKS)
+    there = names_in(folder / FOLDER)
     return [block for block in range(count) if marker(folder, block).name in there]
 
 

@@ -20,11 +20,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vpanalysis.errors import RunError
 
-__all__ = ["imported", "join", "sentence"]
+__all__ = ["imported", "join", "loopback", "sentence"]
 
 
 def imported(asked: str) -> Any:
@@ -67,19 +71,46 @@ def join(ray: Any, workers: int | None, address: str | None) -> bool:
     if ray.is_initialized():
         return False
     quiet = {"log_to_driver": False, "logging_level": "error"}
+    before = signal.getsignal(signal.SIGTERM)
     try:
         if address is not None or os.environ.get("RAY_ADDRESS"):
             ray.init(address=address, **quiet)
         else:
             cpus = max(os.cpu_count() or 1, workers or 1)
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            with loopback():
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     except Exception as error:  # Ray raises errors of many kinds here, some of them plain Exceptions
         raise RunError(
             "cannot reach a Ray cluster",
             found=sentence(error),
             allowed="an address such as 'auto', '10.0.0.1:6379' or 'ray://10.0.0.1:10001', or none to start one",
         ) from error
+    finally:
+        # Ray takes this signal for itself, and ends the process without letting anybody leave tidily.
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
     return True
+
+
+@contextmanager
+def loopback() -> Iterator[None]:
+    """Let a cluster that is started meanwhile listen on the loopback interface alone.
+
+    Ray takes the address 127.0.0.1 for an oversight and listens on every interface, except where it holds clusters of
+    several machines for impossible. That it does on macOS and Windows, and where this variable says so.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    name, known = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", getattr(constants, "ENABLE_RAY_CLUSTER", True)
+    before = os.environ.get(name)
+    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False  # for Ray's processes, and for this one
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = known
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def sentence(error: BaseException) -> str:

@@ -45,6 +45,7 @@ BEAT_SECONDS = 5.0
 """Seconds between two renewals."""
 LEASE_SECONDS = 30.0
 """How long a lease that is not renewed is respected."""
+_LOOKS = 10  # failed looks at another's lease, after which the store is taken for unreachable
 
 
 class Lease:
@@ -61,11 +62,19 @@ class Lease:
         self.token = uuid.uuid4().hex
         self.lost: str | None = None
         self._count = 0
+        self._renewed = time.monotonic()
+        self._one = threading.Lock()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="vpanalysis-lease", daemon=True)
 
     def check(self) -> None:
         """Raise :class:`RunError` when another driver has taken over."""
+        if self.lost is None and time.monotonic() - self._renewed > LEASE_SECONDS:
+            # Nobody had to respect it any more: this process was stopped, or a renewal hangs. So look before going on.
+            try:
+                self._renew_once()
+            except Exception as error:
+                self.lost = _no_way(error)
         if self.lost is not None:
             raise _busy(self.folder, self.lost)
 
@@ -87,13 +96,20 @@ class Lease:
         time.sleep(0.05)
         if (_read(self.path) or {}).get("token") != self.token:
             self._refuse()
+        self._renewed = time.monotonic()
         self._thread.start()
 
     def _watch(self, found: dict[str, Any]) -> None:
-        end = time.monotonic() + LEASE_SECONDS
+        end, failed = time.monotonic() + LEASE_SECONDS, 0
         while time.monotonic() < end:
             time.sleep(min(0.5, LEASE_SECONDS / 10))
-            now = _read(self.path)
+            try:
+                now = _read(self.path)
+            except Exception:  # not seeing it for a moment is not seeing that it is gone
+                end = time.monotonic() + LEASE_SECONDS
+                if (failed := failed + 1) > _LOOKS:
+                    raise
+                continue
             if now is None:
                 return  # given back meanwhile
             if (now.get("token"), now.get("count")) != (found.get("token"), found.get("count")):
@@ -117,25 +133,34 @@ class Lease:
         failed = 0.0
         while not self._end.wait(BEAT_SECONDS):
             try:
-                found = _read(self.path, quiet=False)
-                if found is not None and found.get("token") != self.token:
-                    self.lost = f"{_who(found)} writing it"
+                self._renew_once()
+                if self.lost is not None:
                     return
-                self.path.write_bytes(self._content())
                 failed = 0.0
             except Exception as error:  # a store that is away for a moment
                 failed += BEAT_SECONDS
                 if failed >= LEASE_SECONDS / 2:
-                    self.lost = f"no way to renew the lease ({type(error).__name__})"
+                    self.lost = _no_way(error)
                     return
+
+    def _renew_once(self) -> None:
+        with self._one:
+            begun = time.monotonic()
+            found = _read(self.path)
+            if found is not None and found.get("token") != self.token:
+                self.lost = f"{_who(found)} writing it"
+                return
+            self.path.write_bytes(self._content())
+            self._renewed = begun
 
     def give_back(self) -> None:
         """Stop renewing, and delete the lease if it is still this one."""
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
-        if (_read(self.path) or {}).get("token") == self.token:
-            with suppress(OSError):
+        # What went wrong with the Run is not to be replaced by what goes wrong here.
+        with suppress(Exception):
+            if (_read(self.path) or {}).get("token") == self.token:
                 self.path.unlink()
 
 
@@ -156,16 +181,19 @@ def leased(folder: Path) -> Iterator[Lease]:
         lease.give_back()
 
 
-def _read(path: Path, *, quiet: bool = True) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return what stands in a lease, nothing for one half-written, and None only where there is none."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
-        if quiet:
-            return None
-        raise
-    return found if isinstance(found, dict) else None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _no_way(error: Exception) -> str:
+    return f"no way to renew the lease ({type(error).__name__})"
 
 
 def _who(found: dict[str, Any]) -> str:

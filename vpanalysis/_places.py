@@ -59,7 +59,7 @@ def place_of(path: str | Path) -> Path:
         If a package for this kind of URL is missing, or the URL has a password.
     """
     if not isinstance(path, str):
-        return path  # a Path, or a UPath, which is no Path to the type checker's knowledge
+        return _unlisted(path)
     found = _URL.match(path)
     if found is None:
         return Path(path)
@@ -83,6 +83,16 @@ def place_of(path: str | Path) -> Path:
     except (ImportError, ValueError) as error:
         raise _lacking(path, str(error)) from error
     return cast("Path", place)
+
+
+def _unlisted(path: Path) -> Path:
+    """Return the place without a cache of listings: others write there."""
+    if is_local(path):
+        return path
+    given = cast("Any", path)  # a UPath, with options of its own
+    if given.storage_options.get("use_listings_cache") is False:
+        return path
+    return cast("Path", type(given)(str(given), **{**given.storage_options, "use_listings_cache": False}))
 
 
 def _lacking(path: str, what: str) -> RunError:

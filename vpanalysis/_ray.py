@@ -126,13 +126,16 @@ class Rays:
     # The cluster ------------------------------------------------------------------------------------------------------
 
     def _leave(self) -> None:
-        for actor in self._actors:
-            self._ray.kill(actor)
-        self._actors = []
-        self._sent_model = self._setup = None
-        if self._started:
-            self._ray.shutdown()
-            self._started = False
+        try:
+            for actor in self._actors:
+                self._ray.kill(actor)
+        finally:
+            # Also where the cluster is gone and nobody can be told to stop.
+            self._actors = []
+            self._sent_model = self._setup = None
+            if self._started:
+                self._ray.shutdown()
+                self._started = False
 
     def _put(self, model: Any) -> Any:
         try:
@@ -226,6 +229,7 @@ class Rays:
         for number in todo:
             pool.submit(send, number)
         idle: list[Any] = []
+        left = set(todo)
         while pool.has_next():
             for reference in ray.wait(list(joining), num_returns=len(joining), timeout=0)[0] if joining else ():
                 actor, tries = joining.pop(reference)
@@ -252,6 +256,7 @@ class Rays:
                     self._give_up(bench, todo[number], number, reason, progress)
                     if any(a is actor for a in self._actors):
                         ray.kill(actor, no_restart=False)
+                    left.discard(number)
                     yield number
                 continue
             except TimeoutError:
@@ -259,7 +264,15 @@ class Rays:
                 continue
             check()
             sent = {ref: (n, actor) for ref, (n, actor) in sent.items() if n != number}
+            left.discard(number)
             yield number
+        if left:
+            # A pool lets go of an actor that is dead for good, and of what waits when that was the last one.
+            raise RunError(
+                "cannot go on with the Run on the cluster",
+                found=f"no worker left for {len(left)} blocks",
+                fix="call it again to go on; finished blocks are kept",
+            )
 
     def _ask(self, actor: Any) -> Any:
         """Have an actor load its model; tried again here and not by Ray, which would say so when the work is over."""

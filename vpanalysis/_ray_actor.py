@@ -8,8 +8,8 @@ Run asks for. What it does must not depend on the order in which it is asked.
 
 * An actor takes two blocks at a time, in two threads. A lock lets one of them use the model; meanwhile the other
   decodes clips, or writes.
-* Before it writes, it looks whether the manifest is still the one it was started for, so that an actor which outlives
-  its driver for a moment cannot write into what another driver has begun.
+* Before it writes, and again before the marker, it looks whether the manifest is still the one it was started for, so
+  that an actor which outlives its driver for a moment cannot finish a block of what another driver has begun.
 * What a model raises is the block's fault (:class:`BlockFailed`), what the machine or the disk says is not.
 
 Worked example::
@@ -97,9 +97,13 @@ class Hand:
             if of_the_machine(error):
                 raise
             raise BlockFailed(sentence(error)) from None
-        if manifest_sha(setup.folder) != sha:
-            raise _other_folder(setup.folder)
-        write_block(setup.folder, store, number, items, answers, states, facts_of_block(passes))
+
+        def check() -> None:
+            if manifest_sha(setup.folder) != sha:
+                raise _other_folder(setup.folder)
+
+        check()
+        write_block(setup.folder, store, number, items, answers, states, facts_of_block(passes), check)
         return number
 
     def _ready(self, model: str | Sequence[Any], setup: Setup, sha: str) -> tuple[Passes, ActivationStore]:

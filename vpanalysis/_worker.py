@@ -286,7 +286,7 @@ class Alone:
         for number, (items, heard) in zip(todo, ahead(passes, bench, list(todo.values())), strict=True):
             answers, states = passes.block(items, heard)
             check()
-            write_block(folder, store, number, items, answers, states, facts_of_block(passes))
+            write_block(folder, store, number, items, answers, states, facts_of_block(passes), check)
             release(items)
             yield number
 
@@ -308,13 +308,20 @@ def write_block(
     answers: Sequence[Answer],
     states: Mapping[tuple[str, str], Any],
     more: Mapping[str, Any],
+    check: Callable[[], None] | None = None,
 ) -> None:
-    """Write all of a block, and last the marker that declares it finished."""
+    """Write all of a block, and last the marker that declares it finished.
+
+    States take a while to write. So `check` is called once more before the marker, and raises where the Run has become
+    another's: that one would take the block for its own.
+    """
     failed = sum(answer.reason is not None for answer in answers)
     facts = {"items": len(items), "failed": failed, **more, "nonfinite": _nonfinite(store, answers, states)}
     with storing(folder, f"block {number}"):
         store.write(number, states)
         checksum = write_predictions(folder, number, items, answers)
+        if check is not None:
+            check()
         _blocks.write_marker(folder, number, {**facts, "predictions_crc32": checksum})
 
 

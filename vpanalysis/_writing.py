@@ -134,11 +134,15 @@ def check_target(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Delete the Run in `folder`; the manifest last, so that an interrupted deletion is still known as a Run."""
-    for path in sorted(folder.iterdir(), key=lambda p: p.name == _manifest.MANIFEST_NAME):
+    # First what says that the store is whole, then that blocks are: a store half deleted would be gone on with, its
+    # labels missing.
+    part = folder / f"{STORE_NAME}.part"
+    ranks = {f"{STORE_NAME}.made": 0, part.name: 0, _blocks.FOLDER: 1, _manifest.MANIFEST_NAME: 3}
+    for path in sorted(folder.iterdir(), key=lambda p: ranks.get(p.name, 2)):
         if path.name in (_blocks.LOCK_NAME, LEASE_NAME):
             continue
         if path.is_dir() and not path.is_symlink():
-            remove_tree(path)
+            remove_tree(path.replace(part) if is_local(path) and path.name == STORE_NAME else path)
         else:
             path.unlink()
 
@@ -202,9 +206,10 @@ def _open_store(
     from vpanalysis.capture.store import ActivationStore
 
     path, part = folder / STORE_NAME, folder / f"{STORE_NAME}.part"
-    # Where nothing can be renamed, a file beside the store says that its arrays were all made.
+    # Where nothing can be renamed, a file beside the store says that its arrays were all made; so does any block, as of
+    # a Run that was copied there.
     made = folder / f"{STORE_NAME}.made"
-    if path.is_dir() if is_local(path) else made.is_file():
+    if path.is_dir() if is_local(path) else made.is_file() or names_in(folder / _blocks.FOLDER):
         store = ActivationStore(path)
         if store.variables != list(variables):
             raise RunError(

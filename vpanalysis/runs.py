@@ -235,6 +235,7 @@ def run(
                 adopt(folder, asked)
             setup = Setup(folder, template, plan, held, batch_size, generate, text_scores, max_new_tokens)
             write_blocks(crew, setup, told, bench, check, progress)
+            _blocks.sweep(folder)  # what workers left that died meanwhile
     made = Run(folder)
     if len(made.nonfinite):
         warnings.warn(f"Run {made.name!r}: {made.nonfinite_note}", NonFiniteWarning, stacklevel=2)

@@ -270,3 +270,37 @@ def test_ray_gives_the_same_numbers(folder, monkeypatch):
         probe_layers(arrays, y, shuffles=3, progress=False),
         probe_layers(arrays, y, shuffles=3, progress=False, engine="ray", workers=2),
     )
+
+
+def test_rows_of_an_unfinished_run_are_those_of_the_driver(tmp_path, monkeypatch):
+    from fakes import FakeLLM, make_benchmark
+
+    from vpanalysis import _blocks, open_run, run
+    from vpanalysis.probes import spreading
+
+    place = tmp_path / "r"
+    whole = run(FakeLLM(), make_benchmark(12), place, block_size=4, progress=False, cache=None)
+    first = _blocks.marker(place, 0).read_bytes()
+    _blocks.forget(place, 0)
+    blocks, rows = open_run(place).finished_blocks, np.array([0, 5])
+    _blocks.marker(place, 0).write_bytes(first)  # another process finishes it meanwhile
+    monkeypatch.setattr(spreading, "each_fit", lambda read, sites, sets, **how: [(0, read(sites[0]))])
+    made = spreading._task((None, place, blocks, {"tower": "mean"}, rows, None, {}), ["tower"])
+    assert np.array_equal(made[0][1], whole.states("tower")[[4, 9]])
+
+
+def test_what_cannot_be_sent_leaves_no_cluster_behind(folder, monkeypatch):
+    from types import SimpleNamespace
+
+    from vpanalysis.probes import spreading
+
+    def put(value):
+        raise TypeError("cannot pickle it")
+
+    left = []
+    ray = SimpleNamespace(put=put, cluster_resources=dict, shutdown=lambda: left.append(True))
+    monkeypatch.setattr(spreading, "imported", lambda asked: ray)
+    monkeypatch.setattr(spreading, "join", lambda *asked: True)
+    with pytest.raises(TypeError):
+        probe_layers(folder, shuffles=3, progress=False, engine="ray")
+    assert left

@@ -42,6 +42,7 @@ import numpy as np
 import pandas as pd
 
 from vpanalysis import open_run
+from vpanalysis._cluster import loopback
 from vpanalysis._manifest import code_version
 from vpanalysis._predictions import PREDICTION_COLUMNS
 from vpanalysis.runs import Run
@@ -213,10 +214,11 @@ def settings_of(engine: str) -> Iterator[dict[str, object]]:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(here.parent), str(here), *sys.path])
     try:
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False,
-            logging_level="error", _node_ip_address="127.0.0.1",
-        )  # fmt: skip
+        with loopback():
+            ray.init(
+                address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20,
+                log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1",
+            )  # fmt: skip
         yield {"engine": "ray", "workers": 2, "address": ray.get_runtime_context().gcs_address}
     finally:
         ray.shutdown()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from fakes import FakeLLM, make_benchmark
 from test_runs import assert_same_run
 
 from vpanalysis import _blocks, open_run, run
+from vpanalysis._cluster import loopback
 from vpanalysis.errors import ModelError, RunError
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -38,10 +41,11 @@ def start():
     """Start a small cluster on the loopback interface."""
     for tries_left in (2, 1, 0):
         try:
-            ray.init(
-                address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20,
-                log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1",
-            )  # fmt: skip
+            with loopback():
+                ray.init(
+                    address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20,
+                    log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1",
+                )  # fmt: skip
             return
         except Exception:  # a busy machine: Ray waits half a minute for its own processes, and no longer
             ray.shutdown()
@@ -95,6 +99,8 @@ def test_the_run_is_the_same_with_any_number_of_workers(cluster, alone, tmp_path
     made = run(FakeLLM(), bench, tmp_path / "r", engine="ray", workers=workers, **SETTINGS)
     assert_same(made, alone)
     assert not [p for p in made.path.rglob("*") if p.name.endswith((".part", ".partial"))]
+    markers = [[_blocks.read_marker(r.path, b) for b in range(r.n_blocks)] for r in (made, alone)]
+    assert markers[0] == markers[1]  # counts of what is not finite, and checksums
     # Finished is finished, whoever asks.
     before = {p: p.stat().st_mtime_ns for p in made.path.rglob("*") if p.is_file()}
     assert run(FakeLLM(), bench, tmp_path / "r", **SETTINGS).is_complete
@@ -163,6 +169,40 @@ def test_the_lock_of_a_local_folder_holds_for_this_engine_too(cluster, tmp_path)
         run(FakeLLM(), bench, out, engine="ray", workers=1, **SETTINGS)
 
 
+def test_a_block_is_not_declared_finished_in_what_another_driver_has_begun(tmp_path, monkeypatch):
+    from vpanalysis._ray_actor import Hand
+    from vpanalysis._saved import manifest_sha
+    from vpanalysis._worker import Setup, Worker
+    from vpanalysis.benchmark.prompts import DEFAULT_PROMPT
+    from vpanalysis.capture.reducers import make_plan
+    from vpanalysis.capture.store import ActivationStore
+
+    bench, out, write = make_benchmark(4), tmp_path / "r", ActivationStore.write
+    llm = FakeLLM()
+    run(llm, bench, out, **SETTINGS)
+    _blocks.forget(out, 0)
+    hand = Hand({})
+    hand._worker = Worker(llm)
+
+    def slow(self, block, states):
+        write(self, block, states)
+        (out / "manifest.json").write_text((out / "manifest.json").read_text() + " ")
+
+    monkeypatch.setattr(ActivationStore, "write", slow)
+    setup = Setup(out, DEFAULT_PROMPT, make_plan(llm.sites, None, None), None, 2, False, False, 16)
+    with pytest.raises(RunError, match="no manifest there, or another Run's"):
+        hand.block([None], setup, manifest_sha(out), 0, list(bench))
+    assert open_run(out).finished_blocks == ()
+
+
+def test_blocks_that_nobody_is_left_for_are_no_finished_run(cluster, tmp_path, monkeypatch):
+    from ray.util import ActorPool
+
+    monkeypatch.setattr(ActorPool, "has_next", lambda self: False)
+    with pytest.raises(RunError, match="no worker left for 6 blocks; call it again"):
+        run(FakeLLM(), make_benchmark(ITEMS), tmp_path / "r", engine="ray", workers=1, **SETTINGS)
+
+
 # --- nodes and drivers that die -----------------------------------------------------------------------------------
 
 DRIVER = """
@@ -229,6 +269,75 @@ def test_a_node_that_dies_loses_nothing(alone, tmp_path):
     assert_same(made[0], alone)
 
 
+OWN = """
+import os, sys, signal
+sys.path[:0] = {path!r}
+from fakes import FakeLLM, make_benchmark
+from vpanalysis import cli, run
+
+def slow(args, prog_name, standalone_mode):
+    run(FakeLLM(delay_s=0.3), make_benchmark(200), {out!r}, engine="ray", workers=1, block_size=4, batch_size=2,
+        progress=False, cache=None)
+
+cli.app = slow
+cli.main(["run"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_cluster_of_its_own_is_on_the_loopback_interface_and_goes_with_the_driver(tmp_path):
+    out = tmp_path / "r"
+    with environment(), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        program = OWN.format(path=os.environ["PYTHONPATH"].split(os.pathsep), out=str(out))
+        driver = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: list(out.glob("blocks/*.json")) or driver.poll() is not None)
+        family = processes_of(driver.pid)
+        places = listening(family)
+        assert len(family) > 3 and places and all(place.is_loopback for place in places), places
+        driver.terminate()
+        assert driver.wait(60) == 143  # as vpanalysis ends, and not in the middle of something
+        wait_for(lambda: not processes_of(driver.pid), 30)
+    finally:
+        for pid in processes_of(driver.pid):
+            os.kill(pid, signal.SIGKILL)
+        driver.wait()
+    assert open_run(out).finished_blocks and not open_run(out).is_complete
+
+
+def processes_of(session):
+    """Return the processes of a session that are alive."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            facts = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if facts[0] != "Z" and int(facts[3]) == session:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def listening(pids):
+    """Return the addresses on which processes listen for TCP."""
+    held = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                held.add(os.readlink(link))
+    found = []
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            facts = line.split()
+            if facts[3] == "0A" and f"socket:[{facts[9]}]" in held:
+                words = bytes.fromhex(facts[1].split(":")[0])
+                raw = b"".join(words[n : n + 4][::-1] for n in range(0, len(words), 4))
+                place = ipaddress.ip_address(raw)
+                found.append(getattr(place, "ipv4_mapped", None) or place)
+    return found
+
+
 def wait_for(condition, limit_s=120.0):
     end = time.monotonic() + limit_s
     while not condition():
@@ -257,3 +366,22 @@ def test_what_cannot_be_is_one_sentence(cluster, tmp_path):
     with pytest.raises(ModelError, match="cannot load the model 'no-such-model': found no such name"):
         run("no-such-model", bench, tmp_path / "r", engine="ray", **SETTINGS)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.soak
+def test_the_measurement_of_scale_runs_and_says_what_is_so(tmp_path):
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "scale.py"
+    target = tmp_path / "facts.json"
+    sizes = ["--items", "256", "--workers", "1", "--delay", "0.05", "--blocks", "3"]
+    made = subprocess.run(
+        [sys.executable, str(script), *sizes, "--json", str(target)], capture_output=True, text=True, timeout=400
+    )
+    assert made.returncode == 0, made.stderr
+    facts = json.loads(target.read_text())
+    assert [row["workers"] for row in facts["table"]] == [row["workers"] for row in facts["overheads"]] == [0, 1]
+    for row in facts["table"]:
+        assert row["items"] == 256 and row["block_s"] > 0 and 4 * row["block_s"] < 10 * row["wall_s"]
+        assert 50 < row["before_mb"] <= row["peak_mb"] < 2_000
+    # A block of 4 forwards takes at least as long as they sleep: no actor is counted twice.
+    assert all(row["items"] == 192 and row["block_s"] > 0.19 and row["overhead"] > -0.05 for row in facts["overheads"])
+    assert "peak memory of the driver" in made.stdout and "overhead of a block" in made.stdout

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from fakes import FakeLLM, make_benchmark
 from test_runs import assert_same_run
 
-from vpanalysis import _blocks, _predictions, open_run, run
+from vpanalysis import _blocks, _predictions, _writing, open_run, run
 from vpanalysis.capture.audio_cache import AudioCache
 from vpanalysis.capture.store import ActivationStore
 from vpanalysis.errors import RunError
@@ -258,3 +259,39 @@ def test_the_lock_opens_when_the_writer_leaves(tmp_path):
         pass
     with _blocks.writing(tmp_path):
         pass
+
+
+def test_an_interrupted_deletion_is_not_gone_on_with(tmp_path, monkeypatch):
+    bench, settings = make_benchmark(8), {"block_size": 4, "progress": False, "cache": None}
+    whole = run(FakeLLM(), bench, tmp_path / "r", **settings).activations["id"].values.tolist()
+
+    def torn(folder):
+        if folder.name == "blocks":
+            return shutil.rmtree(folder)
+        shutil.rmtree(folder / "id", ignore_errors=True)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(_writing, "remove_tree", torn)
+            run(FakeLLM(), bench, tmp_path / "r", **settings, force=True)
+    assert run(FakeLLM(), bench, tmp_path / "r", **settings).activations["id"].values.tolist() == whole
+    # And what an interrupted one has left does not stand in the way of the next.
+    (tmp_path / "r" / "activations.zarr.part").mkdir()
+    assert run(FakeLLM(), bench, tmp_path / "r", **settings, force=True).is_complete
+    assert not (tmp_path / "r" / "activations.zarr.part").exists()
+
+
+def test_what_a_worker_left_half_written_that_died_is_swept_up(tmp_path):
+    out = tmp_path / "r"
+
+    class Leaving(FakeLLM):
+        def prepare(self, items, *args, **kwargs):
+            if (out / "activations.zarr").is_dir():  # as an actor leaves it whose block is done again by another
+                for name in ("predictions/0.part", "activations.zarr/gate/c.0.0.partial"):
+                    (out / name).parent.mkdir(exist_ok=True)
+                    (out / name).touch()
+            return super().prepare(items, *args, **kwargs)
+
+    run(Leaving(), make_benchmark(4), out, block_size=4, batch_size=1, progress=False, cache=None)
+    assert not [p for p in out.rglob("*") if p.name.endswith((".part", ".partial"))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 
 import pandas as pd
@@ -11,8 +12,9 @@ import pytest
 from fakes import FakeLLM, make_benchmark
 from test_runs import assert_same_run
 
-from vpanalysis import _lease, open_run, probe_layers, run, score
-from vpanalysis._places import is_local, place_of
+from vpanalysis import _lease, _writing, open_run, probe_layers, run, score
+from vpanalysis._places import is_local, names_in, place_of
+from vpanalysis.capture.store import ActivationStore
 from vpanalysis.errors import RunError
 
 pytest.importorskip("upath", reason="universal-pathlib is not installed (the extra 's3')")
@@ -125,6 +127,13 @@ def quick(monkeypatch):
     monkeypatch.setattr(_lease, "LEASE_SECONDS", 1.0)
 
 
+def wait_until_seen():
+    """Wait until the driver of this process has seen that its lease is another's."""
+    for thread in threading.enumerate():
+        if thread.name == "vpanalysis-lease":
+            thread.join(30)
+
+
 def test_a_second_driver_is_refused_while_the_first_lives(bucket, bench, quick):
     place = place_of(f"{bucket}/runs/held")
     with _lease.leased(place), pytest.raises(RunError, match=rf"process {os.getpid()} on .* writing it; allowed: one"):
@@ -142,6 +151,10 @@ def test_a_dead_drivers_lease_is_taken_over_and_it_stops(bucket, bench, quick, m
     with _lease.leased(place) as second:
         assert time.monotonic() - begun >= 1.0
         second.check()
+        # The first one was stopped for so long that it has to look before it goes on, whoever renews.
+        with pytest.raises(RunError, match="one writer at a time"):
+            first.check()
+        first.lost = None
         # The first one comes back to life: it finds that the lease is another's, and stops.
         _lease.Lease._renew(first)
         with pytest.raises(RunError, match="one writer at a time"):
@@ -158,12 +171,93 @@ def test_a_run_whose_lease_was_taken_over_writes_no_further_block(bucket, bench,
             if any(item.id == "item-009" for item in items):
                 place = place_of(out) / "run.lease"
                 place.write_bytes(json.dumps({"token": "x", "count": 1, "process": 7, "host": "far"}).encode())
-                time.sleep(0.5)
+                wait_until_seen()
             return super().prepare(items, *args, **kwargs)
 
     with pytest.raises(RunError, match="process 7 on far writing it"):
         run(Slow(), bench, out, **SETTINGS)
     assert open_run(out).finished_blocks == (0, 1)
+
+
+def test_nobody_took_over_from_a_driver_that_was_stopped_and_it_goes_on(bucket, quick, monkeypatch):
+    lease = _lease.Lease(place_of(f"{bucket}/runs/stopped"))
+    lease._thread = type(lease._thread)(target=lambda: None)
+    lease.take()
+    time.sleep(1.1)
+    lease.check()
+    assert json.loads(lease.path.read_bytes())["count"] == 2
+    lease.give_back()
+
+
+def test_a_look_that_fails_does_not_say_that_a_lease_was_given_back(bucket, bench, quick, monkeypatch):
+    place = place_of(f"{bucket}/runs/looked")
+    read, looks = type(place).read_bytes, []
+    monkeypatch.setattr(_lease, "BEAT_SECONDS", 0.6)
+
+    def shaky(self):
+        if self.name == "run.lease" and threading.current_thread() is threading.main_thread():
+            looks.append(self)
+            if len(looks) == 2:
+                raise ConnectionError("the line is dead")
+        return read(self)
+
+    with _lease.leased(place):
+        monkeypatch.setattr(type(place), "read_bytes", shaky)
+        with pytest.raises(RunError, match="one writer at a time"), _lease.leased(place):
+            pass
+        assert len(looks) > 2
+
+
+def test_a_block_is_not_declared_finished_once_the_lease_is_lost(bucket, bench, quick, monkeypatch):
+    out, write = f"{bucket}/runs/late", ActivationStore.write
+
+    def slow(self, block, states):
+        write(self, block, states)
+        if block == 1:
+            (place_of(out) / "run.lease").write_bytes(json.dumps({"token": "x", "process": 7, "host": "far"}).encode())
+            wait_until_seen()
+
+    monkeypatch.setattr(ActivationStore, "write", slow)
+    with pytest.raises(RunError, match="process 7 on far writing it"):
+        run(FakeLLM(), bench, out, **SETTINGS)
+    assert open_run(out).finished_blocks == (0,)
+
+
+def test_an_interrupted_deletion_is_not_gone_on_with(bucket, bench, local, monkeypatch):
+    out, remove = f"{bucket}/runs/torn", _writing.remove_tree
+    run(FakeLLM(), bench, out, **SETTINGS)
+
+    def torn(folder):
+        if folder.name == "blocks":
+            return remove(folder)
+        folder.fs.rm(f"{folder.path}/id", recursive=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_writing, "remove_tree", torn)
+        run(FakeLLM(), bench, out, **SETTINGS, force=True)
+    made = run(FakeLLM(), bench, out, **SETTINGS)
+    assert made.activations["id"].values.tolist() == local.activations["id"].values.tolist()
+
+
+def test_a_run_that_was_copied_there_is_gone_on_with(bucket, bench, local):
+    out = place_of(f"{bucket}/runs/copied")
+    out.fs.put(str(local.path), out.path, recursive=True)
+    (out / "blocks" / "00001.json").unlink()
+    before = (out / "activations.zarr" / "gate" / "c.0.0").stat().st_mtime
+    assert_same_run(run(FakeLLM(), bench, str(out), **SETTINGS), local)
+    assert before == (out / "activations.zarr" / "gate" / "c.0.0").stat().st_mtime
+
+
+def test_what_others_write_is_seen_under_a_place_with_options_too(bucket):
+    import boto3
+    from upath import UPath
+
+    place = place_of(UPath(f"{bucket}/seen", endpoint_url=os.environ["AWS_ENDPOINT_URL"]))
+    assert place.storage_options["endpoint_url"]
+    for number in range(2):
+        boto3.client("s3").put_object(Bucket="bucket", Key=f"seen/{number}", Body=b"x")
+        assert names_in(place) == {str(n) for n in range(number + 1)}
 
 
 def test_actors_write_into_the_bucket(bucket, bench, local):

@@ -26,9 +26,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vpanalysis._cluster import imported, join
+from vpanalysis._cluster import imported, join, sentence
 from vpanalysis._places import is_local
-from vpanalysis.errors import RunError
+from vpanalysis.errors import RunError, VPError
 from vpanalysis.probes.estimator import MEMORY_GB, LabelSets, SiteFit, each_fit, single_thread
 from vpanalysis.probes.splits import IntArray
 from vpanalysis.probes.targets import RunLike, read_states
@@ -105,18 +105,20 @@ def spread(
         Without Ray, and what a fit raises.
     """
     ray = imported("cannot fit the probes with engine='ray'")
-    started = join(ray, where.workers, where.address)
-    at_once = where.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
     place = getattr(run, "path", None)
     if place is not None and is_local(place):
         place = Path(place).resolve()  # the same on every node
-    shared = ray.put((run if place is None else None, place, reducers, rows, sets, how))
-    task = ray.remote(_task)
-    groups = np.array_split(np.arange(len(sites)), min(len(sites), _GROUPS_A_WORKER * at_once))
-    waiting = [([sites[n] for n in group], group) for group in groups]
+    # Rows are places among the finished blocks, of which there may be more when a task opens the Run.
+    blocks = getattr(run, "finished_blocks", None)
     running: dict[Any, NDArray[np.int64]] = {}
     done = 0
+    started = join(ray, where.workers, where.address)
     try:
+        at_once = where.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        shared = ray.put((run if place is None else None, place, blocks, reducers, rows, sets, how))
+        task = ray.remote(_task)
+        groups = np.array_split(np.arange(len(sites)), min(len(sites), _GROUPS_A_WORKER * at_once))
+        waiting = [([sites[n] for n in group], group) for group in groups]
         while waiting or running:
             while waiting and len(running) < at_once:
                 names, group = waiting.pop(0)
@@ -125,9 +127,12 @@ def spread(
             group = running.pop(ready[0])
             try:
                 found = ray.get(ready[0])
-            except ray.exceptions.RayTaskError as error:
+            except ray.exceptions.RayError as error:
                 # The reason as the serial way gives it, not wrapped in the story of a worker.
-                raise error.cause if isinstance(error.cause, RunError) else error from None
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, VPError):
+                    raise cause from None
+                raise RunError("cannot fit the probes with engine='ray'", found=sentence(cause or error)) from error
             for number, fit in found:
                 yield int(group[number]), fit
             done += len(group)
@@ -142,11 +147,13 @@ def spread(
 
 def _task(shared: Any, sites: list[str]) -> list[tuple[int, SiteFit]]:
     """Fit some sites: what a task of Ray does."""
-    given, place, reducers, rows, sets, how = shared
+    given, place, blocks, reducers, rows, sets, how = shared
     if place is not None:
         from vpanalysis.runs import open_run
 
         given = open_run(place)
+        if blocks is not None:
+            given._finished = list(blocks)
     run = cast("RunLike", given)
     with single_thread():
         return list(each_fit(lambda site: read_states(run, site, reducers[site], rows)[0], sites, sets, **how))
