@@ -24,6 +24,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from vpanalysis.errors import RunError
@@ -99,7 +100,10 @@ def loopback() -> Iterator[None]:
     Ray takes the address 127.0.0.1 for an oversight and listens on every interface, except where it holds clusters of
     several machines for impossible. That it does on macOS and Windows, and where this variable says so.
     """
-    constants: Any = importlib.import_module("ray._private.ray_constants")
+    try:
+        constants: Any = importlib.import_module("ray._private.ray_constants")
+    except ImportError:  # private, and may move
+        constants = SimpleNamespace()
     name, known = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", getattr(constants, "ENABLE_RAY_CLUSTER", True)
     before = os.environ.get(name)
     os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False  # for Ray's processes, and for this one
