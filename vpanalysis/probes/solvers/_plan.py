@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -27,6 +28,10 @@ BLOCK_ELEMENTS = 120_000
 
 MEMORY = 1e9
 """Bytes that the work may take on the CPU, beside the states of a site as they were read."""
+
+_ALIVE = 14
+"""Arrays of fitted values that a worker takes the room of: nine are alive at once, and the C library keeps as much again
+of those below 32 MB."""
 
 _SITES, _BYTES, _DEVICE_BYTES = 16, 4e8, 8e9
 """Largest block of sites: their number, and about what they take in memory, on the CPU and elsewhere."""
@@ -144,13 +149,13 @@ class Plan:
     def room(self, scaled: list[Scaled] | list[Streamed], usual: float) -> float:
         """Return the bytes that one array of fitted values of a block may take: `usual`, or what a large site leaves.
 
-        Some twenty such arrays are alive in float64, on every worker.
+        Beside them every worker has two of the features' inner products.
         """
         first = scaled[0]
         if not isinstance(first, Streamed):
             return usual
-        left = self._memory / self._used_workers(first.features) - 6 * 8 * first.features**2
-        return float(max(left, 0.1 * self._memory)) / 20
+        left = self._memory / self._used_workers(first.features) - 2 * 8 * first.features**2
+        return float(max(left, 0.1 * self._memory)) / _ALIVE
 
     def _used_workers(self, features: int) -> int:
         """Return how many workers have room for the inner products of a large site's features, some six of them."""
@@ -186,8 +191,16 @@ class Plan:
         """
         done, total = 0, self.sites * len(self.folds)
 
+        turns: dict[int, threading.Semaphore] = {}
+
         def unit(sites: list[int], scaled: list[Scaled] | list[Streamed], fold: int) -> int:
-            work(sites, scaled, fold)
+            first = scaled[0]
+            if isinstance(first, Streamed):
+                # There may be fewer rooms than workers.
+                with turns.setdefault(first.features, threading.Semaphore(self._used_workers(first.features))):
+                    work(sites, scaled, fold)
+            else:
+                work(sites, scaled, fold)
             return len(sites)
 
         # A generator, and nothing here names a block: what is done with makes room before the next one is read.

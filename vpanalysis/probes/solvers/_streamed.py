@@ -127,6 +127,7 @@ class StreamedFold:
     ) -> None:
         self._states, self._train, self._test, self._step = states, train, test, step
         self._mean, self._inverse = scaling
+        self._spectrum: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self.items, self.tested, self.features = len(train), len(test), states.shape[1]
         # What float32 makes of the mean moves all rows alike, which an intercept undoes; by a share of a deviation that
         # is too large to be left to it, or where a scale has no float32, slices are standardised before they are cast.
@@ -163,6 +164,16 @@ class StreamedFold:
         """Return some of the training rows as a fold of their own, in the same scaling: `kept` trains, `out` tests."""
         scaling = self._mean, self._inverse
         return StreamedFold(self._states, self._train[kept], self._train[out], scaling, self._step)
+
+    def spectrum(self, weight: Float[Tensor, " n"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return eigenvalues (none below rounding), eigenvectors and the mean of `gram`; the last one is remembered."""
+        if self._spectrum is None or not torch.equal(self._spectrum[0], weight):
+            self._spectrum = None
+            gram, mean = self.gram(weight)
+            values, basis = torch.linalg.eigh(gram)
+            keep = values > _RANK * values[-1:].clamp_min(1e-300)
+            self._spectrum = weight, torch.where(keep, values, 0.0), basis, mean
+        return self._spectrum[1:]
 
     @cached_property
     def products(self) -> Float[Tensor, "d d"]:
@@ -297,11 +308,8 @@ def streamed_ridge(
     chosen : tensor, shape (1, label set), int64
     """
     k, sets = target.shape[1:]
-    gram, centre = fold.gram(shared)
-    values, basis = torch.linalg.eigh(gram)
-    keep = values > _RANK * values[-1:].clamp_min(1e-300)
-    values = torch.where(keep, values, 0.0)
-    size = values.sqrt()
+    values, basis, centre = fold.spectrum(shared)
+    keep, size = values > 0, values.sqrt()
     unit = torch.where(keep, 1.0 / size.clamp_min(1e-300), 0.0)
     mean = torch.einsum("n,nkl->kl", shared, target) / shared.sum()
     heavy = ((target - mean) * shared[:, None, None]).flatten(1)
