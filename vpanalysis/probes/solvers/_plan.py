@@ -30,8 +30,8 @@ MEMORY = 1e9
 """Bytes that the work may take on the CPU, beside the states of a site as they were read."""
 
 _ALIVE = 14
-"""Arrays of fitted values that a worker takes the room of: nine are alive at once, and the C library keeps as much again
-of those below 32 MB."""
+"""Arrays of fitted values that a worker takes the room of: nine are alive at once, and the C library keeps as
+much again of those below 32 MB."""
 
 _SITES, _BYTES, _DEVICE_BYTES = 16, 4e8, 8e9
 """Largest block of sites: their number, and about what they take in memory, on the CPU and elsewhere."""
