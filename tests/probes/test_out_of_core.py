@@ -156,7 +156,9 @@ def test_numbers_are_regressed_in_slices_and_weights_may_come_fold_by_fold(slice
     numbers = labels + states[0, :, 0]
     options = {"choose_weighted": False}
     whole, penalty = regress_many(states, numbers, folds, weights=weights, **options)
-    sliced, same = regress_many(states, numbers, folds, weights=lambda fold: weights[fold], memory=SMALL, **options)
+    sliced, same = regress_many(
+        states, numbers, folds, weights=lambda fold, some: weights[fold][some], memory=SMALL, **options
+    )
     assert slices == [240, 240]
     np.testing.assert_array_equal(same, penalty)
     np.testing.assert_allclose(sliced, whole, atol=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ __all__ = ["MEMORY", "Folds", "Plan", "Progress", "checked_labels", "fitable"]
 
 Folds = Sequence[Any]
 Progress = Callable[[int, int], None]
+ByFold = Callable[[int, NDArray[np.int64] | slice], NDArray[np.float64]]
+"""From a fold and some label sets to their weights, shape (label_set, item)."""
 
 BLOCK_ELEMENTS = 120_000
 """Fitted values of a block of sites on the CPU: a handful of such arrays stay in a core's cache."""
@@ -50,24 +52,22 @@ def checked_labels(labels: NDArray[np.integer[Any]], n_classes: int | None) -> t
         raise RunError(
             "cannot fit probes", found=f"labels up to {table.max()}", allowed=f"{classes} classes, two at least"
         )
-    return table.astype(np.int64), classes
+    return table.astype(np.int64, copy=False), classes
 
 
-def fitable(
-    table: NDArray[Any], plan: Plan, allowed: Callable[[int], NDArray[np.float64]], classes: int, one_class: str
-) -> NDArray[np.bool_]:
+def fitable(table: NDArray[Any], plan: Plan, allowed: ByFold, one_class: str) -> NDArray[np.bool_]:
     """Return which label sets have two classes in the training rows of each fold, shape (fold, label_set)."""
     if one_class not in ("raise", "nan"):
         raise RunError("cannot fit probes", found=f"one_class={one_class!r}", allowed=("raise", "nan"), word=one_class)
     out = np.zeros((len(plan.folds), len(table)), dtype=bool)
     for fold, (train, _) in enumerate(plan.folds):
-        heavy = allowed(fold)[:, train] > 0
-        here = table[:, train]
-        count = sum((heavy & (here == number)).any(axis=1).astype(int) for number in range(classes))
-        out[fold] = cast("NDArray[np.int64]", count) > 1
+        for number, labels in enumerate(table):
+            heavy = allowed(fold, np.array([number]))[0, train] > 0
+            out[fold, number] = (np.bincount(labels[train][heavy]) > 0).sum() > 1
         if one_class == "raise" and not out[fold].all():
             number = int(np.argmin(out[fold]))
-            found = sorted(set(here[number][heavy[number]].tolist()))
+            heavy = allowed(fold, np.array([number]))[0, train] > 0
+            found = sorted(set(table[number, train][heavy].tolist()))
             raise RunError(
                 "cannot train a classifier",
                 found=f"{'one class only, ' + str(found[0]) if found else 'no label at all'}, in label set {number} in"
@@ -85,7 +85,7 @@ class Plan:
         X: Any,
         shape: tuple[int, ...],
         folds: Folds,
-        weights: NDArray[np.floating[Any]] | Callable[[int], NDArray[np.float64]] | None,
+        weights: NDArray[np.floating[Any]] | ByFold | None,
         groups: NDArray[Any] | None,
         penalties: Any,
         choose: str,
@@ -139,10 +139,10 @@ class Plan:
 
         def weights(fold: int, some: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float64]:
             if callable(self._weights):
-                here = self._weights(fold)
+                here = self._weights(fold, some)
             else:
-                here = self._weights[fold if len(self._weights) > 1 else 0]
-            return np.where(used[some], here[some], 0.0)
+                here = self._weights[fold if len(self._weights) > 1 else 0][some]
+            return np.where(used[some], here, 0.0)
 
         return weights
 
@@ -258,12 +258,12 @@ def _checked(fold: Any, items: int) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _weights(
-    weights: NDArray[np.floating[Any]] | Callable[[int], NDArray[np.float64]] | None,
+    weights: NDArray[np.floating[Any]] | ByFold | None,
     own: list[Any],
     folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
     label_sets: int,
     items: int,
-) -> NDArray[np.float64] | Callable[[int], NDArray[np.float64]]:
+) -> NDArray[np.float64] | ByFold:
     """Return weights of shape (1 or fold, label_set, item), or the function that gives those of a fold."""
     if callable(weights):
         return weights
