@@ -32,8 +32,8 @@ MEMORY = 1e9
 """Bytes that the work may take on the CPU, beside the states of a site as they were read."""
 
 _ALIVE = 20
-"""Arrays of fitted values that a worker takes the room of. Nine are alive at once, labels among them; the C library keeps
-as much again of those that are gone (with two workers at 100,000 items, 12 to 24 were measured in all)."""
+"""Arrays of fitted values that a worker takes the room of. Nine are alive at once, labels among them; the C library
+keeps as much again of those that are gone (with two workers at 100,000 items, 12 to 24 were measured in all)."""
 
 _SITES, _BYTES, _DEVICE_BYTES = 16, 4e8, 8e9
 """Largest block of sites: their number, and about what they take in memory, on the CPU and elsewhere."""
