@@ -5,7 +5,7 @@ gigabyte, the standardised rows of a fold another, and a site is fitted on five 
 are three things only: fitted values ``X w``, gradients ``X' v`` and, once a fold, the inner products ``X' X`` of the
 features. Each is a sum or a list over rows, so rows may come in slices of a few megabytes that are cast, centred and
 scaled as they pass. The price is that they are, every time; a slice stays in the processor's cache, which makes it
-about half of a product's time.
+about a third of a product's time.
 
 The idea. `Streamed` holds a site as it was read and knows mean and scale of every training fold
 (:class:`~vpanalysis.probes.solvers._scaling.Scaled` for what fits); `StreamedFold` is the operator of one fold;
