@@ -21,9 +21,9 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
@@ -102,7 +102,7 @@ def home_of(settings: Mapping[str, Any], verb: str, **asked: Any) -> Path:
 def save_tables(
     folder: str | Path,
     kind: str,
-    tables: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, pd.DataFrame | Iterable[pd.DataFrame]],
     settings: Mapping[str, Any],
     *,
     record: str = RECORD,
@@ -117,7 +117,8 @@ def save_tables(
         Made where it is missing.
     kind : str
         Name of the result class.
-    tables : mapping of str to DataFrame
+    tables : mapping of str to DataFrame, or to an iterable of them
+        Parts, of the same columns and types and one at least, become one table that is never in memory whole.
     settings : mapping
     record : str
         Name of the JSON file.
@@ -130,11 +131,32 @@ def save_tables(
     if is_local(place):
         place.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        (place / f"{name}.parquet").write_bytes(table.to_parquet(None, index=False))
+        with (place / f"{name}.parquet").open("wb") as file:
+            if isinstance(table, pd.DataFrame):
+                file.write(table.to_parquet(None, index=False))
+            else:
+                _write_parts(file, table)
     content = {"kind": kind, "version": version, **more, "settings": dict(settings)}
     # Last, so that a folder with this file is complete.
     (place / record).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
     return place
+
+
+def _write_parts(file: IO[bytes], parts: Iterable[pd.DataFrame]) -> None:
+    """Write one table, a group of rows a part."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer: Any = None
+    try:
+        for part in parts:
+            table = pa.Table.from_pandas(part, schema=None if writer is None else writer.schema, preserve_index=False)
+            if writer is None:
+                writer = pq.ParquetWriter(file, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def load_tables(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from vpanalysis import open_run, stats
 from vpanalysis._flips import flip_family
@@ -17,7 +21,8 @@ from vpanalysis.errors import RunError
 from vpanalysis.probes import estimator, plans, probe_layers, shuffles
 from vpanalysis.probes.inputs import Held
 from vpanalysis.probes.parts import Parts
-from vpanalysis.probes.solvers import _streamed, fit_many, regress_many
+from vpanalysis.probes.result import ProbeResult
+from vpanalysis.probes.solvers import _streamed, fit_many, regress_many, strength
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SMALL = 1e4
@@ -151,7 +156,9 @@ def test_numbers_are_regressed_in_slices_and_weights_may_come_fold_by_fold(slice
     numbers = labels + states[0, :, 0]
     options = {"choose_weighted": False}
     whole, penalty = regress_many(states, numbers, folds, weights=weights, **options)
-    sliced, same = regress_many(states, numbers, folds, weights=lambda fold: weights[fold], memory=SMALL, **options)
+    sliced, same = regress_many(
+        states, numbers, folds, weights=lambda fold, some: weights[fold][some], memory=SMALL, **options
+    )
     assert slices == [240, 240]
     np.testing.assert_array_equal(same, penalty)
     np.testing.assert_allclose(sliced, whole, atol=1e-4)
@@ -163,6 +170,99 @@ def test_what_leaves_out_items_and_what_is_wide_is_not_sliced(slices):
     wide = np.random.default_rng(0).normal(size=(1, 240, 300))
     fit_many(wide, labels, folds, memory=SMALL)
     assert slices == []
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("far", [False, True], ids=["near zero", "far from zero"])
+def test_slices_are_standardised_in_the_precision_that_they_are_wanted_in(dtype, far):
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(90, 4)).astype(dtype)
+    if far and dtype != np.float16:
+        states = states + dtype(3000.0)
+    rows = torch.arange(90)
+    fold = _streamed.Streamed(states, [(rows[:70], rows[70:])], slice_bytes=8 * 4 * 9).fold(0)
+    exact = states.astype(float)
+    exact = (exact - exact[:70].mean(0)) / exact[:70].std(0)
+    coef = torch.from_numpy(rng.normal(size=(4, 3)))
+    for precision, atol in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
+        narrow = coef.to(precision)
+        np.testing.assert_allclose(fold.forward(narrow), exact[:70] @ narrow.numpy(), atol=atol)
+        np.testing.assert_allclose(fold.forward(narrow, test=True), exact[70:] @ narrow.numpy(), atol=atol)
+        values = fold.forward(narrow)
+        np.testing.assert_allclose(fold.back(values), exact[:70].T @ values.numpy(), atol=100 * atol)
+    weight = torch.from_numpy(rng.uniform(size=70))
+    gram, mean = fold.gram(weight)
+    centred = exact[:70] - np.average(exact[:70], axis=0, weights=weight)
+    np.testing.assert_allclose(gram, centred.T @ (centred * weight.numpy()[:, None]), atol=1e-9)
+    np.testing.assert_allclose(mean, np.average(exact[:70], axis=0, weights=weight), atol=1e-9)
+
+
+def test_no_more_than_a_slice_is_copied_where_features_hardly_vary():
+    most = []
+
+    class Spy(np.ndarray):
+        def __getitem__(self, key):
+            out = super().__getitem__(key)
+            if isinstance(out, np.ndarray) and out.ndim == 2:
+                most.append(len(out))
+            return out
+
+    rng = np.random.default_rng(0)
+    states = (1000.0 + 1e-3 * rng.normal(size=(200, 5))).astype(np.float64)
+    rows = torch.arange(200)
+    fold = _streamed.Streamed(states.view(Spy), [(rows[:150], rows[150:])], slice_bytes=8 * 5 * 10).fold(0)
+    expected = (states - states[:150].mean(0)) / states[:150].std(0)
+    np.testing.assert_allclose(fold.forward(torch.eye(5, dtype=torch.float64)), expected[:150], atol=1e-8)
+    assert max(most) == 10
+
+
+def test_ridge_of_a_falling_spectrum_is_exact_where_all_items_count_alike(slices):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=400)
+    states = rng.normal(size=(400, 7)) @ (np.logspace(0, -5, 7)[:, None] * rng.normal(size=(7, 7)))
+    states += 1e-5 * rng.normal(size=(3, 7))[labels]
+    folds = [(np.arange(100, 400), np.arange(100))]
+    whole, sliced = (
+        fit_many(states[None], labels, folds, kind="ridge", penalties=[1e-7], memory=memory) for memory in (1e9, SMALL)
+    )
+    assert slices == [400]
+    np.testing.assert_allclose(sliced.probabilities[:, :, :100], whole.probabilities[:, :, :100], atol=1e-6)
+
+
+def test_a_fold_is_decomposed_once_however_many_rounds_there_are(slices, monkeypatch):
+    states, labels, folds, weights = problem(sets=12)
+    made, gram = [], _streamed.StreamedFold.gram
+
+    def counted(fold, weight=None):
+        made.append(fold)
+        return gram(fold, weight)
+
+    monkeypatch.setattr(_streamed.StreamedFold, "gram", counted)
+    options = {"kind": "ridge", "weights": weights, "choose_weighted": False}
+    many = fit_many(states[:1], labels, folds, **options, memory=SMALL)
+    assert len(made) == len(set(made)) == len(folds)
+    whole = fit_many(states[:1], labels, folds, **options)
+    np.testing.assert_allclose(many.probabilities, whole.probabilities, atol=1e-5)
+
+
+def test_no_more_folds_are_worked_at_once_than_there_is_room_for(slices, monkeypatch):
+    states, labels, folds, _ = problem()
+    at_once, most, solve = [], [], strength.solve_streamed
+
+    def watched(*args, **kwargs):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.02)
+        at_once.pop()
+        return solve(*args, **kwargs)
+
+    monkeypatch.setattr(strength, "solve_streamed", watched)
+    one, two = 2 * 6 * 8 * 7**2, 4 * 6 * 8 * 7**2
+    fit_many(states, labels, folds, memory=one, workers=4)
+    assert max(most) == 1
+    most.clear()
+    fit_many(states, labels, folds, memory=two, workers=4)
+    assert max(most) == 2
 
 
 # All of it ------------------------------------------------------------------------------------------------------------
@@ -198,6 +298,15 @@ def test_predictions_are_made_when_they_are_read(folder):
     assert len(table) == 3 * 240 and result.predictions is table
     shares = table.groupby("site").apply(lambda part: np.average(part["correct"], weights=part["weight"]))
     np.testing.assert_allclose(result.curve("emotion_recognition")["accuracy"], shares[result.sites])
+
+
+def test_predictions_are_written_site_by_site(folder, tmp_path):
+    result = probe_layers(folder, shuffles=0, n_splits=3, group_by="script", progress=False)
+    loaded = ProbeResult.load(result.save(tmp_path / "parts"))
+    assert isinstance(result.__dict__["predictions"], Parts)
+    assert pq.ParquetFile(tmp_path / "parts" / "predictions.parquet").num_row_groups == 3
+    pd.testing.assert_frame_equal(loaded.predictions, result.predictions)
+    pd.testing.assert_frame_equal(ProbeResult.load(result.save(tmp_path / "whole")).predictions, result.predictions)
 
 
 def test_draws_are_the_same_however_few_there_are_at_once(folder, monkeypatch):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -49,6 +49,9 @@ for those that are being fitted (one site at least), half for the work."""
 
 _HELD_SHARE, _WORK_SHARE = 0.25, 0.5
 
+_SETS = 16
+"""Label sets whose weights are there at once, where they are made when they are needed."""
+
 _MEMO_BYTES = 3e7
 """What is remembered of fits, some KB each."""
 
@@ -64,8 +67,8 @@ class LabelSets:
     folds : list of Fold
         Whose test sets cover every item once; their own weights are not looked at.
     train_weights : array, shape (fold, set, item), float64, or callable
-        Weight of every item in the loss; or a function from the number of a fold to its part, for what is too large to
-        be there for all folds.
+        Weight of every item in the loss; or a function from the number of a fold and some sets (an array or a slice) to
+        their part, for what is too large to be there at once.
     weights : array, shape (set, item), float64
         Weight of every item in the score.
     groups : array, shape (item,), int64
@@ -74,7 +77,7 @@ class LabelSets:
 
     values: NDArray[Any]
     folds: list[Fold]
-    train_weights: FloatArray | Callable[[int], FloatArray]
+    train_weights: FloatArray | Callable[[int, IntArray | slice], FloatArray]
     weights: FloatArray
     groups: IntArray
 
@@ -282,7 +285,10 @@ def _fit(
     values = sets.values
     weights = sets.train_weights
     if callable(weights) and how.estimator in NETWORKS:
-        weights = np.stack([weights(fold) for fold in range(len(sets.folds))])
+        weights = np.stack([weights(fold, slice(None)) for fold in range(len(sets.folds))])
+    classes = int(values.max()) + 1 if values.dtype.kind != "f" else 1
+    # Of the room for the work, what labels and predictions take is no longer there: 200 sets of 100,000 items are much.
+    memory = max(0.3 * memory, memory - (values.itemsize + 4.0 * classes) * values.size)
     common: dict[str, Any] = {
         "weights": weights, "names": names, "progress": progress, "workers": cores(),
     }  # fmt: skip
@@ -302,14 +308,13 @@ def _fit(
         chances = fit_many(
             states, values, pairs, kind=how.estimator, C=how.C, one_class="nan", groups=groups, **linear
         ).probabilities
-    only = _only_class(values, sets.folds)
     for chance in chances:
         # Set by set: a row of this table is small, all of it is as large as the site itself.
         share = np.empty(len(values))
         for number in range(len(values)):
             lacking = np.isnan(chance[number])
             if lacking.any():
-                single = np.eye(chance.shape[-1], dtype=np.float32)[only[number]]
+                single = np.eye(chance.shape[-1], dtype=np.float32)[_only_class(values[number], sets.folds)]
                 chance[number] = np.where(lacking, single, chance[number])
             right = (chance[number].argmax(axis=-1) == values[number]).astype(np.float64)
             share[number] = (right * sets.weights[number]).sum() / sets.weights[number].sum()
@@ -317,10 +322,10 @@ def _fit(
 
 
 def _only_class(values: IntArray, folds: Sequence[Fold]) -> IntArray:
-    """Return the first training class of every set and item's fold: the prediction where there is no other."""
+    """Return the first training class of every item's fold: the prediction where there is no other."""
     out = np.full(values.shape, -1, dtype=np.int64)
     for fold in folds:
-        out[:, fold.test] = values[:, fold.train[:1]]
+        out[fold.test] = values[fold.train[0]]
     return out
 
 
@@ -370,7 +375,10 @@ def _digest_of_sets(sets: LabelSets, how: _How) -> bytes:
     digest = hashlib.blake2b(f"{how}{sets.values.dtype}".encode(), digest_size=16)
     parts = [part for fold in sets.folds for part in (fold.train, fold.test)]
     weights = sets.train_weights
-    by_fold = (weights(fold) for fold in range(len(sets.folds))) if callable(weights) else (weights,)
+    by_fold: Iterable[FloatArray] = (weights,) if not callable(weights) else (
+        weights(fold, slice(start, start + _SETS))
+        for fold in range(len(sets.folds)) for start in range(0, len(sets.values), _SETS)
+    )  # fmt: skip
     for array in itertools.chain((sets.values, sets.weights, sets.groups), by_fold, parts):
         # The shape goes in as well, or two lists of folds could run together to one string of bytes.
         digest.update(f"|{array.shape}|".encode())

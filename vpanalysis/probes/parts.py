@@ -15,7 +15,7 @@ dtype('int8')
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,11 +90,20 @@ class Parts:
 
     parts: Sequence[Part]
 
+    @property
+    def alike(self) -> bool:
+        """Whether there are any, and all of classes or all of numbers: columns have the same types then."""
+        return len({part.plan.items.numbers is None for part in self.parts}) == 1
+
+    def tables(self) -> Iterator[pd.DataFrame]:
+        """Yield the rows of one site after the other."""
+        return (part.rows() for part in self.parts)
+
     def table(self) -> pd.DataFrame:
         """Return all of them, one row an item and site."""
         if not self.parts:
             return pd.DataFrame(columns=list(PREDICTIONS))
-        return pd.concat([part.rows() for part in self.parts], ignore_index=True)
+        return pd.concat(self.tables(), ignore_index=True)
 
 
 class WhenRead:

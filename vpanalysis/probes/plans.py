@@ -35,6 +35,9 @@ __all__ = ["Plan", "choose_columns", "make_plan"]
 _LARGE = 1e8
 """Bytes of training weights that are rather made when they are needed."""
 
+_SETS = 16
+"""Label sets that are weighed at once."""
+
 _STRICTEST_FIRST = (("speaker", "script"), ("speaker",), ("script",))
 
 
@@ -89,18 +92,29 @@ class Plan:
             shuffles, seed, self.fold_of,
         )  # fmt: skip
         source = np.concatenate([np.arange(size)[None], moved])
-        truth, words = (np.unique(side, return_inverse=True)[1].astype(np.int64) for side in (items.truth, items.words))
-        stay = np.broadcast_to(np.arange(size), source.shape)
-        truth, words = (truth[stay], words[source]) if items.target == "claim" else (truth[source], words[stay])
+        del moved
+        shape, labels = source.shape, values[source]
+        # What is kept of 200 shuffles of 100,000 items is a byte each, and what does not move is there once.
+        sides = [np.unique(side, return_inverse=True)[1].reshape(-1) for side in (items.truth, items.words)]
+        sides = [side.astype(np.min_scalar_type(side.max(initial=0))) for side in sides]
+        moves = 1 if items.target == "claim" else 0
+        sides[moves] = sides[moves][source]
+        del source
+        truth, words = (np.broadcast_to(side, shape) for side in sides)
 
-        def weigh(number: int) -> FloatArray:
-            out = np.ones(source.shape)
-            out[:, self.folds[number].train] = independent_sets(truth, words, self.folds[number].train)
+        def weigh(number: int, some: IntArray | slice = slice(None)) -> FloatArray:
+            out = np.ones(truth[some].shape)
+            train = self.folds[number].train
+            out[:, train] = independent_sets(truth[some].astype(np.int64), words[some].astype(np.int64), train)
             return out
 
-        late = lazily and 8.0 * len(self.folds) * source.size > _LARGE
+        late = lazily and 8.0 * len(self.folds) * len(labels) * size > _LARGE
+        weights = np.empty(shape)
+        for start in range(0, len(labels), _SETS):
+            some = slice(start, start + _SETS)
+            weights[some] = independent_sets(truth[some].astype(np.int64), words[some].astype(np.int64))
         train = weigh if late else np.stack([weigh(number) for number in range(len(self.folds))])
-        return LabelSets(values[source], self.folds, train, independent_sets(truth, words), self.clusters[0])
+        return LabelSets(labels, self.folds, train, weights, self.clusters[0])
 
 
 def _grouped(items: ProbeTask, columns: Sequence[str]) -> tuple[list[IntArray], str]:

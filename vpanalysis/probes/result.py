@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vpanalysis import stats
 from vpanalysis._saved import home_of, load_tables, save_tables
 from vpanalysis.errors import RunError
-from vpanalysis.probes.parts import PREDICTIONS, WhenRead
+from vpanalysis.probes.parts import PREDICTIONS, Parts, WhenRead
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -265,7 +265,12 @@ class ProbeResult:
         """
         verb = f"probe-{self.target}"
         folder = home_of(self.settings, verb, tasks=self.tasks, sites=self.sites) if path is None else path
-        tables = {name: getattr(self, name) for name in _FILES}
+        held = self.__dict__["predictions"]
+        # Six million rows are written site by site, unless somebody has looked at them anyway.
+        rows = held.tables() if isinstance(held, Parts) and held.alike else self.predictions
+        tables: dict[str, pd.DataFrame | Iterator[pd.DataFrame]] = {
+            "table": self.table, "by_condition": self.by_condition, "predictions": rows
+        }  # fmt: skip
         return save_tables(folder, "ProbeResult", tables, self.settings, record=_RECORD, version=3, target=self.target)
 
     @classmethod

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +22,18 @@ __all__ = ["MEMORY", "Folds", "Plan", "Progress", "checked_labels", "fitable"]
 
 Folds = Sequence[Any]
 Progress = Callable[[int, int], None]
+ByFold = Callable[[int, NDArray[np.int64] | slice], NDArray[np.float64]]
+"""From a fold and some label sets to their weights, shape (label_set, item)."""
 
 BLOCK_ELEMENTS = 120_000
 """Fitted values of a block of sites on the CPU: a handful of such arrays stay in a core's cache."""
 
 MEMORY = 1e9
 """Bytes that the work may take on the CPU, beside the states of a site as they were read."""
+
+_ALIVE = 20
+"""Arrays of fitted values that a worker takes the room of. Nine are alive at once, labels among them; the C library
+keeps as much again of those that are gone (with two workers at 100,000 items, 12 to 24 were measured in all)."""
 
 _SITES, _BYTES, _DEVICE_BYTES = 16, 4e8, 8e9
 """Largest block of sites: their number, and about what they take in memory, on the CPU and elsewhere."""
@@ -45,24 +52,22 @@ def checked_labels(labels: NDArray[np.integer[Any]], n_classes: int | None) -> t
         raise RunError(
             "cannot fit probes", found=f"labels up to {table.max()}", allowed=f"{classes} classes, two at least"
         )
-    return table.astype(np.int64), classes
+    return table.astype(np.int64, copy=False), classes
 
 
-def fitable(
-    table: NDArray[Any], plan: Plan, allowed: Callable[[int], NDArray[np.float64]], classes: int, one_class: str
-) -> NDArray[np.bool_]:
+def fitable(table: NDArray[Any], plan: Plan, allowed: ByFold, one_class: str) -> NDArray[np.bool_]:
     """Return which label sets have two classes in the training rows of each fold, shape (fold, label_set)."""
     if one_class not in ("raise", "nan"):
         raise RunError("cannot fit probes", found=f"one_class={one_class!r}", allowed=("raise", "nan"), word=one_class)
     out = np.zeros((len(plan.folds), len(table)), dtype=bool)
     for fold, (train, _) in enumerate(plan.folds):
-        heavy = allowed(fold)[:, train] > 0
-        here = table[:, train]
-        count = sum((heavy & (here == number)).any(axis=1).astype(int) for number in range(classes))
-        out[fold] = cast("NDArray[np.int64]", count) > 1
+        for number, labels in enumerate(table):
+            heavy = allowed(fold, np.array([number]))[0, train] > 0
+            out[fold, number] = (np.bincount(labels[train][heavy]) > 0).sum() > 1
         if one_class == "raise" and not out[fold].all():
             number = int(np.argmin(out[fold]))
-            found = sorted(set(here[number][heavy[number]].tolist()))
+            heavy = allowed(fold, np.array([number]))[0, train] > 0
+            found = sorted(set(table[number, train][heavy].tolist()))
             raise RunError(
                 "cannot train a classifier",
                 found=f"{'one class only, ' + str(found[0]) if found else 'no label at all'}, in label set {number} in"
@@ -80,7 +85,7 @@ class Plan:
         X: Any,
         shape: tuple[int, ...],
         folds: Folds,
-        weights: NDArray[np.floating[Any]] | Callable[[int], NDArray[np.float64]] | None,
+        weights: NDArray[np.floating[Any]] | ByFold | None,
         groups: NDArray[Any] | None,
         penalties: Any,
         choose: str,
@@ -134,23 +139,23 @@ class Plan:
 
         def weights(fold: int, some: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float64]:
             if callable(self._weights):
-                here = self._weights(fold)
+                here = self._weights(fold, some)
             else:
-                here = self._weights[fold if len(self._weights) > 1 else 0]
-            return np.where(used[some], here[some], 0.0)
+                here = self._weights[fold if len(self._weights) > 1 else 0][some]
+            return np.where(used[some], here, 0.0)
 
         return weights
 
     def room(self, scaled: list[Scaled] | list[Streamed], usual: float) -> float:
         """Return the bytes that one array of fitted values of a block may take: `usual`, or what a large site leaves.
 
-        Some twenty such arrays are alive in float64, on every worker.
+        Beside them every worker has two of the features' inner products.
         """
         first = scaled[0]
         if not isinstance(first, Streamed):
             return usual
-        left = self._memory / self._used_workers(first.features) - 6 * 8 * first.features**2
-        return float(max(left, 0.1 * self._memory)) / 20
+        left = self._memory / self._used_workers(first.features) - 2 * 8 * first.features**2
+        return float(max(left, 0.1 * self._memory)) / _ALIVE
 
     def _used_workers(self, features: int) -> int:
         """Return how many workers have room for the inner products of a large site's features, some six of them."""
@@ -186,8 +191,16 @@ class Plan:
         """
         done, total = 0, self.sites * len(self.folds)
 
+        turns: dict[int, threading.Semaphore] = {}
+
         def unit(sites: list[int], scaled: list[Scaled] | list[Streamed], fold: int) -> int:
-            work(sites, scaled, fold)
+            first = scaled[0]
+            if isinstance(first, Streamed):
+                # There may be fewer rooms than workers.
+                with turns.setdefault(first.features, threading.Semaphore(self._used_workers(first.features))):
+                    work(sites, scaled, fold)
+            else:
+                work(sites, scaled, fold)
             return len(sites)
 
         # A generator, and nothing here names a block: what is done with makes room before the next one is read.
@@ -245,12 +258,12 @@ def _checked(fold: Any, items: int) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _weights(
-    weights: NDArray[np.floating[Any]] | Callable[[int], NDArray[np.float64]] | None,
+    weights: NDArray[np.floating[Any]] | ByFold | None,
     own: list[Any],
     folds: list[tuple[NDArray[np.int64], NDArray[np.int64]]],
     label_sets: int,
     items: int,
-) -> NDArray[np.float64] | Callable[[int], NDArray[np.float64]]:
+) -> NDArray[np.float64] | ByFold:
     """Return weights of shape (1 or fold, label_set, item), or the function that gives those of a fold."""
     if callable(weights):
         return weights

@@ -22,7 +22,7 @@ Everything is deterministic, and on the CPU in float64 unless asked otherwise.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vpanalysis.errors import RunError
-from vpanalysis.probes.solvers._plan import MEMORY, Folds, Plan, Progress, checked_labels, fitable
+from vpanalysis.probes.solvers._plan import MEMORY, ByFold, Folds, Plan, Progress, checked_labels, fitable
 from vpanalysis.probes.solvers._products import product
 from vpanalysis.probes.solvers._scaling import Scaled
 from vpanalysis.probes.solvers._streamed import Streamed, StreamedFold, streamed_ridge
@@ -91,7 +91,7 @@ def fit_many(
     choose: str = "gcv",
     choose_weighted: bool = True,
     shuffled_from: int | None = None,
-    weights: NDArray[np.floating[Any]] | Callable[[int], NDArray[np.float64]] | None = None,
+    weights: NDArray[np.floating[Any]] | ByFold | None = None,
     groups: NDArray[Any] | None = None,
     inner_splits: int = 5,
     n_classes: int | None = None,
@@ -129,8 +129,8 @@ def fit_many(
         Label sets from this number on are shuffles, of which only an accuracy is wanted: ridge with weights of their
         own fits them to three digits instead of six. Default: none are.
     weights : array, shape (item,), (label_set, item) or (fold, label_set, item), floating, or callable, optional
-        Weight of each item in the loss; not negative. A function gives those of a fold, by its number, as float64 of
-        shape (label_set, item).
+        Weight of each item in the loss; not negative. A function gives those of a fold (its number) and some label
+        sets (numbers, or a slice), float64 of shape (label_set, item).
     groups : array, shape (item,), optional
         Items that are left out together when a penalty is chosen: by ``choose="groups"``, or in inner folds.
     inner_splits : int
@@ -172,7 +172,7 @@ def fit_many(
     table, classes = checked_labels(labels, n_classes)
     plan = Plan(X, table.shape, folds, weights, groups, penalties, choose, names, device, progress, workers, memory)
     allowed = plan.weighing(table >= 0)
-    possible = fitable(table, plan, allowed, classes, one_class)
+    possible = fitable(table, plan, allowed, one_class)
     shape = (plan.sites, len(plan.folds), len(table))
     out = np.full((plan.sites, *table.shape, classes), np.nan, dtype=np.float32)
     penalty, objective, gap = (np.full(shape, np.nan) for _ in range(3))
@@ -229,7 +229,7 @@ def regress_many(
     choose: str = "gcv",
     choose_weighted: bool = True,
     shuffled_from: int | None = None,
-    weights: NDArray[np.floating[Any]] | Callable[[int], NDArray[np.float64]] | None = None,
+    weights: NDArray[np.floating[Any]] | ByFold | None = None,
     groups: NDArray[Any] | None = None,
     names: Sequence[str] | None = None,
     device: str = "cpu",
@@ -266,7 +266,7 @@ def regress_many(
     out = np.full((plan.sites, *table.shape), np.nan)
     penalty = np.full((plan.sites, len(plan.folds), len(table)), np.nan)
     for fold, (train, _) in enumerate(plan.folds):
-        if not (allowed(fold)[:, train] > 0).any(axis=1).all():
+        if not all((allowed(fold, np.array([one]))[0, train] > 0).any() for one in range(len(table))):
             raise RunError("cannot regress", found=f"a set of targets without a training item in fold {fold}")
 
     @torch.inference_mode()

@@ -149,6 +149,8 @@ def solve_logistic(
             curvature = wanted.clamp_min(_TINY)
             space.set_curvature(curvature)
         per_class = _BiasScale(spread.sum(1, keepdim=True), work.mask)
+        # Of all items and label sets; what follows needs the room, and none of them.
+        del slope, spread
         # Directions may be sought in less precision than they are judged in.
         narrow = r.to(space.inner)
         z, fz = space.precondition(narrow)
@@ -160,6 +162,7 @@ def solve_logistic(
         stop = work.active & ((idle | (decrement <= _NOISE * total))[:, 0, 0] | (newton >= max_newton))
         near = stop | (work.active & (decrement <= work.aim[:, None, None] * total)[:, 0, 0])
         if bool(near.any()):
+            del p
             polished, sharp, bound = _certify(space, work)
             # What a further Newton step no longer halves is rounding, and stays.
             good = near & (stop | (bound <= tol * sharp) | (bound > 0.5 * work.bound))
@@ -185,9 +188,13 @@ def solve_logistic(
             continue
         enough = torch.maximum(0.1 * work.aim[:, None, None] * total, decrement * _forcing(decrement, total))
         direction = _Direction(space, p, work.cost, (narrow, rb), (z, fz, zb), decrement)
+        del p, z, fz
         products += direction.run(per_class, enough, max_products)
         newton += 1
-        p, loss = _advance(space, work, total, r, rb, direction.result(space, r.dtype))
+        way = direction.result(space, r.dtype)
+        del direction
+        p, loss = _advance(space, work, total, r, rb, way)
+        del way
         fresh, before = False, total
 
 

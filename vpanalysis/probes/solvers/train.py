@@ -118,7 +118,7 @@ def train_many(
     table, classes = checked_labels(labels, n_classes)
     plan = Plan(X, table.shape, folds, weights, None, (1.0,), "gcv", names, device, progress, workers)
     allowed = plan.weighing(table >= 0)
-    possible = fitable(table, plan, allowed, classes, one_class)
+    possible = fitable(table, plan, allowed, one_class)
     members = np.arange(plan.items) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     if members.shape != (plan.items,):
         raise RunError("cannot hold out groups", found=f"groups of shape {members.shape}", allowed=f"({plan.items},)")
