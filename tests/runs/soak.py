@@ -214,12 +214,12 @@ def settings_of(engine: str) -> Iterator[dict[str, object]]:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(here.parent), str(here), *sys.path])
     try:
-        with loopback():
+        with loopback():  # all the while: who joins such a cluster by its address must take that at its word
             ray.init(
                 address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20,
                 log_to_driver=False, logging_level="error", _node_ip_address="127.0.0.1",
             )  # fmt: skip
-        yield {"engine": "ray", "workers": 2, "address": ray.get_runtime_context().gcs_address}
+            yield {"engine": "ray", "workers": 2, "address": ray.get_runtime_context().gcs_address}
     finally:
         ray.shutdown()
         if before is None:

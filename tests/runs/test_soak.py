@@ -11,7 +11,7 @@ from vpanalysis import open_run, run
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("engine", ["default", "ray"])
 def test_ten_killed_runs_end_as_if_they_had_not_been(tmp_path, engine):
     if engine == "ray":
