@@ -5,7 +5,7 @@ their own marker, so a Run can be made by as many processes as there are GPUs, o
 
 The idea. The driver makes the manifest and the empty store exactly as one process does, and then sends block after
 block to Ray actors, each of which holds one model and writes its own blocks. Everything that a cluster needs is Ray's:
-which node an actor lives on, starting it again when its process or its node dies, sending its block again, trying a
+which node an actor lives on, starting it again when its process or its node dies, sending its block again,
 call again that raised, and handing the next block to whoever is free (`ray.util.ActorPool`). This module says only
 what a block is and what its end means.
 
@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vpanalysis._cluster import imported, join, sentence
 from vpanalysis._predictions import Answer
-from vpanalysis._ray_actor import Hand
+from vpanalysis._ray_actor import TRIES, Hand, Tally
 from vpanalysis._run import STORE_NAME
 from vpanalysis._saved import manifest_sha
 from vpanalysis._space import say
@@ -53,9 +53,6 @@ if TYPE_CHECKING:
     from vpanalysis.models.facade import AudioLLM
 
 __all__ = ["TRIES", "Rays"]
-
-TRIES = 3
-"""How often a block is tried before its items count as failed."""
 
 _LANES = 2  # blocks that an actor has at a time: one with the model, one being read or written
 _LOOK = 1.0  # seconds between looks at the lease and at actors that have become ready
@@ -106,12 +103,14 @@ class Rays:
         self._actors: list[Any] = []
         self._sent_model: Any = None
         self._setup: Any = None
+        self._tally: Any = None
         self._folder: Path | None = None
 
     def __enter__(self) -> Rays:
         self._started = join(self._ray, self._workers, self._address)
         try:
             self._sent_model = self._model if isinstance(self._model, str) else self._put(self._model)
+            self._tally = self._ray.remote(Tally).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
             self._actors = [self._new()]
         except BaseException:
             self._leave()
@@ -127,12 +126,12 @@ class Rays:
 
     def _leave(self) -> None:
         try:
-            for actor in self._actors:
+            for actor in (*self._actors, *([self._tally] if self._tally is not None else [])):
                 self._ray.kill(actor)
         finally:
             # Also where the cluster is gone and nobody can be told to stop.
             self._actors = []
-            self._sent_model = self._setup = None
+            self._sent_model = self._setup = self._tally = None
             if self._started:
                 self._ray.shutdown()
                 self._started = False
@@ -217,8 +216,9 @@ class Rays:
         def send(lane: _Lane, number: int) -> Any:
             start, stop = todo[number]
             items = [bench[i] for i in range(start, stop)]
-            call = lane.actor.block.options(retry_exceptions=True, max_task_retries=TRIES - 1)
-            reference = call.remote(self._sent_model, setup, sha, number, items)
+            # Again for as long as the actor or its node dies: the actor itself counts what it began.
+            call = lane.actor.block.options(max_task_retries=-1)
+            reference = call.remote(self._sent_model, setup, sha, number, items, self._tally)
             sent[reference] = number, lane.actor
             return reference
 

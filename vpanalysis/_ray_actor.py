@@ -10,17 +10,21 @@ Run asks for. What it does must not depend on the order in which it is asked.
   decodes clips, or writes.
 * Before it writes, and again before the marker, it looks whether the manifest is still the one it was started for, so
   that an actor which outlives its driver for a moment cannot finish a block of what another driver has begun.
+* Ray calls a block again for as long as its actor dies, and where a node is gone it does so many times in a second. So
+  tries are counted where they begin, in an actor of their own (:class:`Tally`): three beginnings are a block's own.
 * What a model raises is the block's fault (:class:`BlockFailed`), what the machine or the disk says is not.
 
 Worked example::
 
     made = ray.remote(Hand).options(max_restarts=-1).remote({"dtype": "float32"})
-    ray.get(made.block.remote("mini", setup, sha, 3, items))                # 3
+    ray.get(made.block.remote("mini", setup, sha, 3, items, tally))         # 3
 """
 
 from __future__ import annotations
 
 import threading
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -39,7 +43,12 @@ if TYPE_CHECKING:
     from vpanalysis.capture.store import ActivationStore
     from vpanalysis.models.facade import AudioLLM
 
-__all__ = ["Hand"]
+__all__ = ["TRIES", "Hand", "Tally"]
+
+TRIES = 3
+"""How often a block is begun before its items count as failed."""
+
+_PAUSE = 0.5  # seconds before the next try: what was away for a moment may be back
 
 
 class Hand:
@@ -86,8 +95,24 @@ class Hand:
     def longest(self, model: str | Sequence[Any], setup: Setup, items: Sequence[Item]) -> dict[str, int]:
         return self._have(model).passes(setup).longest(items)
 
-    def block(self, model: str | Sequence[Any], setup: Setup, sha: str, number: int, items: Sequence[Item]) -> int:
-        """Do a block and return its number; :class:`BlockFailed` when the model could not."""
+    def block(
+        self, model: str | Sequence[Any], setup: Setup, sha: str, number: int, items: Sequence[Item], tally: Any
+    ) -> int:
+        """Do a block and return its number; :class:`BlockFailed` when the model could not, or died of it."""
+        import ray
+
+        while True:
+            begun = ray.get(tally.begin.remote(number))
+            if begun > TRIES:
+                raise BlockFailed("its worker died")
+            try:
+                return self._try(model, setup, sha, number, items)
+            except Exception:
+                if begun == TRIES:
+                    raise
+                time.sleep(_PAUSE)
+
+    def _try(self, model: str | Sequence[Any], setup: Setup, sha: str, number: int, items: Sequence[Item]) -> int:
         passes, store = self._ready(model, setup, sha)
         try:
             heard = passes.listen(items)
@@ -115,6 +140,18 @@ class Hand:
                     raise _other_folder(setup.folder)
                 self._begun = sha, self._have(model).passes(setup), ActivationStore(setup.folder / STORE_NAME)
             return self._begun[1:]
+
+
+class Tally:
+    """How often each block was begun, kept outside of the processes that may die of it."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, block: int) -> int:
+        """Count a try, and return how many that makes."""
+        self._begun[block] += 1
+        return self._begun[block]
 
 
 def _other_folder(folder: Path) -> RunError:

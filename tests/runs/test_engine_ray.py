@@ -246,6 +246,7 @@ def test_a_node_that_dies_loses_nothing(alone, tmp_path):
     from ray.cluster_utils import Cluster
 
     bench, out = make_benchmark(ITEMS, bad=(6,), long=(11,)), tmp_path / "r"
+    ray.shutdown()  # the cluster of the other tests has one node
     with environment():
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         second = nodes.add_node(num_cpus=1)
