@@ -5,15 +5,14 @@ their own marker, so a Run can be made by as many processes as there are GPUs, o
 
 The idea. The driver makes the manifest and the empty store exactly as one process does, and then sends block after
 block to Ray actors, each of which holds one model and writes its own blocks. Everything that a cluster needs is Ray's:
-which node an actor lives on, starting it again when its process or its node dies, sending its block again,
-call again that raised, and handing the next block to whoever is free (`ray.util.ActorPool`). This module says only
-what a block is and what its end means.
+which node an actor lives on, starting it again when its process or its node dies, sending its block again, and handing
+the next block to whoever is free (`ray.util.ActorPool`). This module says only what a block is and what its end means.
 
 * Items travel with their block, so no actor and no message ever holds the benchmark; the answer of a block is its
   number. The driver's memory does not grow with what is recorded.
 * A block that failed three times is written by the driver as failed items with the reason, and its actor is started
   afresh, in case it was the model's process that was broken. Redo such a block by deleting its marker.
-* Trouble with *writing* (a full disk, a bucket that is gone) is nobody's block's fault: the call ends with that error,
+* Trouble with *writing* (a full disk, a bucket that is gone) is no block's fault: the call ends with that error,
   and the next call goes on from the finished blocks.
 
 Worked example::
