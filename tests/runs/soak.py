@@ -9,8 +9,8 @@ and must equal the reference value for value, predictions and states, with nothi
 
 ::
 
-    python tests/runs/soak.py --runs 100 --log benchmarks/results/2026-11-28-soak.txt
-    python tests/runs/soak.py --runs 100 --engine ray --log benchmarks/results/2026-11-28-soak-ray.txt
+    python tests/runs/soak.py --runs 100 --log benchmarks/results/2026-11-29-soak.txt
+    python tests/runs/soak.py --runs 20 --engine ray --log benchmarks/results/2026-11-29-soak-ray.txt
     python tests/runs/soak.py --runs 10 --model mini
 
 With Ray the driver is what is killed; its actors, in processes of their own on a cluster that stays, die by Ray's hand
