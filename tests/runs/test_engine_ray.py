@@ -191,7 +191,7 @@ def test_a_block_is_not_declared_finished_in_what_another_driver_has_begun(tmp_p
     monkeypatch.setattr(ActivationStore, "write", slow)
     setup = Setup(out, DEFAULT_PROMPT, make_plan(llm.sites, None, None), None, 2, False, False, 16)
     with pytest.raises(RunError, match="no manifest there, or another Run's"):
-        hand.block([None], setup, manifest_sha(out), 0, list(bench))
+        hand._try([None], setup, manifest_sha(out), 0, list(bench))
     assert open_run(out).finished_blocks == ()
 
 
