@@ -53,7 +53,8 @@ __all__ = [
     "Worker",
     "ahead",
     "cache_of",
-    "dtype_name",
+    "facts_of",
+    "facts_of_block",
     "release",
     "write_block",
 ]

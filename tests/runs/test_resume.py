@@ -1,20 +1,17 @@
 """Kill -9 at any moment, call again, get the Run that was never interrupted; and one writer at a time."""
 
 import contextlib
-import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from fakes import FakeLLM, make_benchmark
+from soak import Forker
 from test_runs import assert_same_run
 
 from vpanalysis import _blocks, _predictions, _writing, open_run, run
@@ -26,34 +23,9 @@ from vpanalysis.runs import encode_clips
 ITEMS = 40
 
 
-class Forker:
-    """Starts runs in processes of their own and kills them."""
-
-    def __init__(self) -> None:
-        script = Path(__file__).with_name("killable.py")
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    def start(self, out, cache, delay_s=0.01, items=ITEMS) -> int:
-        asked = {"out": str(out), "cache": None if cache is None else str(cache), "delay_s": delay_s, "items": items}
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def status(self) -> int:
-        return int(self.process.stdout.readline())
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(timeout=20)
-        self.process.stdout.close()
-
-
 @pytest.fixture(scope="module")
 def forker():
-    made = Forker()
+    made = Forker(delay_s=0.01, items=ITEMS)
     yield made
     made.close()
 
@@ -78,7 +50,7 @@ def kill_and_resume(forker, uninterrupted, tmp_path, *, kills, seed):
     out, cache = tmp_path / "r", tmp_path / "c"
     killed, blocks_seen = 0, set()
     for _ in range(kills):
-        pid = forker.start(out, cache)
+        pid = forker.start(out, cache=str(cache))
         # Any moment: while the folder is made, while a block is computed, between two files of a block.
         before = len(list(out.glob("blocks/*.json")))
         target = min(before + rng.choice([0, 0, 1, 2]), ITEMS // 4 - 1)
@@ -93,7 +65,7 @@ def kill_and_resume(forker, uninterrupted, tmp_path, *, kills, seed):
             blocks_seen.add(len(part.finished_blocks))
             if len(part.predictions):
                 assert len(part.states("tower")) == len(part.predictions)
-    forker.start(out, cache)
+    forker.start(out, cache=str(cache))
     assert forker.status() == 0
     made = open_run(out)
     assert made.is_complete
@@ -215,7 +187,7 @@ def test_finished_blocks_are_never_done_again(tmp_path):
 
 def test_a_second_writer_is_refused_and_a_dead_one_is_forgotten(forker, tmp_path):
     out = tmp_path / "r"
-    pid = forker.start(out, None, delay_s=0.2)
+    pid = forker.start(out, cache=None, delay_s=0.2)
     wait_for(lambda: (out / "run.lock").exists() and "process" in (out / "run.lock").read_text())
     bench = make_benchmark(ITEMS, bad=(6,), long=(11,))
     settings = {"block_size": 4, "batch_size": 2, "progress": False, "cache": None}
